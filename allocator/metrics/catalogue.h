@@ -1,0 +1,175 @@
+// The catalogue as C++: metrics, their labels, and where each value is stored.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace hakmem::metrics {
+
+enum class Kind : uint8_t { Counter, Gauge, Histogram };
+enum class Storage : uint8_t { Shard, Publish, Serve };
+
+// Rows of the size-class label: the classes of slabs, then "large" (a run of
+// units of its own in a superslab) and "huge" (a mapping of its own).
+inline constexpr uint32_t kSlabClassCount = 96;
+inline constexpr uint32_t kLargeClass = kSlabClassCount;
+inline constexpr uint32_t kHugeClass = kSlabClassCount + 1;
+inline constexpr uint32_t kSizeClassCount = kSlabClassCount + 2;
+
+enum class RefillSource : uint8_t { OwnFrees, RemoteFrees, FreshCarve, OtherSlab, NewSuperslab, kCount };
+enum class RefillStep : uint8_t { Scan, Map, Metadata, Carve, kCount };
+enum class SuperslabState : uint8_t { Active, Full, Empty, Purged, kCount };
+// Names and meaning of the states: superslab/slab.h.
+enum class SlabState : uint8_t { Free, Current, Available, Sleeping, Unowned, Pooled, Sampled, Large, kCount };
+enum class Lock : uint8_t { ThreadRegistry, SharedPool, Samples, Superslabs, Huge, PageArena, kCount };
+enum class BytesKind : uint8_t { Reserved, Committed, InUse, kCount };
+enum class Fragmentation : uint8_t { Internal, External, kCount };
+enum class Part : uint8_t {
+  Live,
+  InternalFragmentation,
+  ThreadCache,
+  SlabFree,
+  EmptySlab,
+  Retained,
+  Metadata,
+  Telemetry,
+  Outside,
+  kCount
+};
+
+template <class Enum>
+inline constexpr uint32_t kCountOf = static_cast<uint32_t>(Enum::kCount);
+
+// A histogram keeps, for each label value, its buckets and then its sum in ns.
+// Bucket i counts times up to 2^(i + kFirstBucketLog2) ns; the last is +Inf.
+inline constexpr uint32_t kHistogramBuckets = 18;
+inline constexpr uint32_t kFirstBucketLog2 = 6;
+inline constexpr uint32_t kHistogramSlots = kHistogramBuckets + 1;
+
+enum class LabelSet : uint8_t {
+  None,
+  SizeClass,
+  SizeClassSource,
+  SizeClassSlabState,
+  SizeClassFragmentation,
+  Step,
+  Lock,
+  SuperslabState,
+  BytesKind,
+  Fragmentation,
+  Part,
+  Build
+};
+
+// Number of label values; with two labels the second varies fastest.
+constexpr uint32_t cardinality(LabelSet labels) {
+  switch (labels) {
+    case LabelSet::None: return 1;
+    case LabelSet::SizeClass: return kSizeClassCount;
+    case LabelSet::SizeClassSource: return kSizeClassCount * kCountOf<RefillSource>;
+    case LabelSet::SizeClassSlabState: return kSizeClassCount * kCountOf<SlabState>;
+    case LabelSet::SizeClassFragmentation: return kSizeClassCount * kCountOf<Fragmentation>;
+    case LabelSet::Step: return kCountOf<RefillStep>;
+    case LabelSet::Lock: return kCountOf<metrics::Lock>;
+    case LabelSet::SuperslabState: return kCountOf<metrics::SuperslabState>;
+    case LabelSet::BytesKind: return kCountOf<metrics::BytesKind>;
+    case LabelSet::Fragmentation: return kCountOf<metrics::Fragmentation>;
+    case LabelSet::Part: return kCountOf<metrics::Part>;
+    case LabelSet::Build: return 1;
+  }
+  return 0;
+}
+
+enum class Metric : uint16_t {
+#define HAKMEM_METRIC(enumerator, kind, storage, labels, name, help) enumerator,
+#include "allocator/metrics/catalogue.def"
+#undef HAKMEM_METRIC
+  kCount
+};
+
+// What the allocator has to know of a row; names and help are MetricText.
+struct MetricShape {
+  Kind kind;
+  Storage storage;
+  LabelSet labels;
+
+  constexpr uint32_t slots() const {
+    return cardinality(labels) * (kind == Kind::Histogram ? kHistogramSlots : 1);
+  }
+};
+
+inline constexpr std::array<MetricShape, kCountOf<Metric>> kShapes{{
+#define HAKMEM_METRIC(enumerator, kind, storage, labels, name, help) \
+  {Kind::kind, Storage::storage, LabelSet::labels},
+#include "allocator/metrics/catalogue.def"
+#undef HAKMEM_METRIC
+}};
+
+constexpr const MetricShape& shape_of(Metric metric) { return kShapes[static_cast<size_t>(metric)]; }
+
+// First slot of a metric among the 64-bit slots of its storage (Shard and
+// Publish slots are numbered apart).
+constexpr uint32_t first_slot(Metric metric) {
+  uint32_t slot = 0;
+  for (size_t i = 0; i < static_cast<size_t>(metric); ++i)
+    if (kShapes[i].storage == shape_of(metric).storage) slot += kShapes[i].slots();
+  return slot;
+}
+
+constexpr uint32_t slot_count(Storage storage) {
+  uint32_t slots = 0;
+  for (const MetricShape& shape : kShapes)
+    if (shape.storage == storage) slots += shape.slots();
+  return slots;
+}
+
+inline constexpr uint32_t kShardSlots = slot_count(Storage::Shard);
+inline constexpr uint32_t kPublishSlots = slot_count(Storage::Publish);
+
+template <Metric metric>
+inline constexpr uint32_t kFirstSlot = first_slot(metric);
+
+// Bucket of a time in nanoseconds.
+constexpr uint32_t histogram_bucket(uint64_t nanoseconds) {
+  uint32_t log2_ceiling = nanoseconds <= 1 ? 0 : 64 - static_cast<uint32_t>(__builtin_clzll(nanoseconds - 1));
+  uint32_t bucket = log2_ceiling <= kFirstBucketLog2 ? 0 : log2_ceiling - kFirstBucketLog2;
+  return bucket < kHistogramBuckets ? bucket : kHistogramBuckets - 1;
+}
+
+// Names and help texts, for whoever shows metrics. Never used by the allocator,
+// so the release library does not contain them.
+struct MetricText {
+  const char* name;
+  const char* help;
+};
+
+inline constexpr std::array<MetricText, kCountOf<Metric>> kTexts{{
+#define HAKMEM_METRIC(enumerator, kind, storage, labels, name, help) {name, help},
+#include "allocator/metrics/catalogue.def"
+#undef HAKMEM_METRIC
+}};
+
+inline constexpr std::array kRefillSourceNames{"own_frees", "remote_frees", "fresh_carve", "other_slab",
+                                               "new_superslab"};
+inline constexpr std::array kRefillStepNames{"scan", "map", "metadata", "carve"};
+inline constexpr std::array kSuperslabStateNames{"active", "full", "empty", "purged"};
+inline constexpr std::array kSlabStateNames{"free",    "current", "available", "sleeping",
+                                            "unowned", "pooled",  "sampled",   "large"};
+inline constexpr std::array kLockNames{"thread_registry", "shared_pool", "samples",
+                                       "superslabs",      "huge",        "page_arena"};
+inline constexpr std::array kBytesKindNames{"reserved", "committed", "in_use"};
+inline constexpr std::array kFragmentationNames{"internal", "external"};
+inline constexpr std::array kPartNames{"live",     "internal_fragmentation", "thread_cache", "slab_free", "empty_slab",
+                                       "retained", "metadata",               "telemetry",    "outside"};
+
+static_assert(kRefillSourceNames.size() == kCountOf<RefillSource>);
+static_assert(kRefillStepNames.size() == kCountOf<RefillStep>);
+static_assert(kSuperslabStateNames.size() == kCountOf<SuperslabState>);
+static_assert(kSlabStateNames.size() == kCountOf<SlabState>);
+static_assert(kLockNames.size() == kCountOf<Lock>);
+static_assert(kBytesKindNames.size() == kCountOf<BytesKind>);
+static_assert(kFragmentationNames.size() == kCountOf<Fragmentation>);
+static_assert(kPartNames.size() == kCountOf<Part>);
+
+}  // namespace hakmem::metrics

@@ -1,0 +1,64 @@
+// Counting on cold paths: a relaxed add into a shard of 64-bit slots.
+//
+// The shards start as one block of private memory; telemetry moves them into
+// the stats page later (CounterSink). In the release build every call here is
+// an empty inline function and counters.cc is not part of the library.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "allocator/base/build_profile.h"
+#include "allocator/metrics/catalogue.h"
+
+namespace hakmem::metrics {
+
+using Slot = std::atomic<uint64_t>;
+
+// Where counters go. Written by telemetry when the stats page is made or grows
+// (release) and in a forked child; read by every counting thread (acquire,
+// pairs with that release).
+struct CounterSink {
+  std::atomic<Slot*> shards;         // shard i starts at shards + i * kShardSlots
+  std::atomic<uint32_t> shard_mask;  // number of shards - 1, a power of two less one; grows only
+};
+
+extern CounterSink counter_sink;
+// The shard of private memory that counters start in. Adds that raced with a
+// move of the sink land here: the publisher moves them on with an exchange.
+extern Slot initial_shard[kShardSlots];
+
+// Adds `amount` to slot `index` of `metric`. Any thread; `shard` spreads
+// threads over cache lines and may be any number.
+template <Metric metric>
+inline void count(uint32_t shard, uint32_t index, uint64_t amount) {
+  if constexpr (kBuild.stats) {
+    static_assert(shape_of(metric).storage == Storage::Shard);
+    // The mask is read first: a sink with many shards never has fewer later.
+    uint32_t mask = counter_sink.shard_mask.load(std::memory_order_acquire);
+    Slot* shards = counter_sink.shards.load(std::memory_order_acquire);
+    shards[(shard & mask) * kShardSlots + kFirstSlot<metric> + index].fetch_add(amount, std::memory_order_relaxed);
+  }
+}
+
+template <Metric metric>
+inline void count(uint32_t shard, uint64_t amount = 1) {
+  count<metric>(shard, 0, amount);
+}
+
+template <Metric metric>
+inline void count(uint32_t shard, uint32_t size_class, RefillSource source, uint64_t amount) {
+  count<metric>(shard, size_class * kCountOf<RefillSource> + static_cast<uint32_t>(source), amount);
+}
+
+// Adds one time to a histogram.
+template <Metric metric>
+inline void observe_time(uint32_t shard, uint32_t label, uint64_t nanoseconds) {
+  if constexpr (kBuild.stats) {
+    static_assert(shape_of(metric).kind == Kind::Histogram);
+    count<metric>(shard, label * kHistogramSlots + histogram_bucket(nanoseconds), 1);
+    count<metric>(shard, label * kHistogramSlots + kHistogramBuckets, nanoseconds);
+  }
+}
+
+}  // namespace hakmem::metrics

@@ -1,0 +1,86 @@
+// The read-only view of the heap that telemetry works from, and the hooks by
+// which the allocator calls telemetry. The allocator's api/ fills in the view,
+// telemetry's preload.cpp the hooks; neither includes the other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "allocator/base/lock_stats.h"
+#include "allocator/metrics/catalogue.h"
+
+namespace hakmem::metrics {
+
+// One slab, as read without a lock: each field is a value it had at some moment
+// of the visit, and sums are clamped so that none is negative.
+struct SlabView {
+  uintptr_t address;
+  size_t bytes;          // of the whole span
+  uint32_t size_class;   // 0..kSlabClassCount-1, or kLargeClass
+  SlabState state;
+  uint32_t block_bytes;  // size of one object
+  uint32_t capacity;     // objects that fit
+  uint32_t carved;       // objects carved so far, from the start of the slab
+  uint32_t used;         // objects handed out and not seen freed, thread caches included
+  size_t requested_bytes;  // of a large allocation; else 0
+};
+
+struct SuperslabView {
+  uintptr_t address;
+  size_t bytes;
+  SuperslabState state;
+  uint32_t free_units_mask;   // bit i: unit i belongs to no slab
+  uint32_t dirty_units_mask;  // of the free units: still holds pages
+  size_t unit_bytes;
+};
+
+struct RangeView {
+  uintptr_t address;
+  size_t bytes;
+};
+
+struct HugeView {
+  RangeView mapping;
+  size_t requested_bytes;  // 0: a free mapping that is retained
+};
+
+struct ThreadCacheView {
+  // Upper bound of objects waiting, by class, as of the last refill, and the
+  // exact number as far as it could be followed.
+  uint32_t listed[kSlabClassCount];
+};
+
+// Every function may be called from any thread at any time, takes no lock of
+// the allocator and does not allocate. A visitor must not allocate through
+// hakmem either.
+struct HeapView {
+  size_t (*class_bytes)(uint32_t size_class);  // 0 for large and huge
+  void (*visit_superslabs)(void (*visit)(void*, const SuperslabView&), void*);
+  // All slabs of one superslab, in address order.
+  void (*visit_slabs)(uintptr_t superslab, void (*visit)(void*, const SlabView&), void*);
+  void (*visit_huge)(void (*visit)(void*, const HugeView&), void*);
+  void (*visit_threads)(void (*visit)(void*, const ThreadCacheView&), void*);
+  // Whole reservations of addresses (superslabs and their metadata), whatever is committed.
+  void (*visit_reservations)(void (*visit)(void*, const RangeView&), void*);
+  // Committed metadata ranges: slab records, thread caches, registries.
+  void (*visit_metadata)(void (*visit)(void*, const RangeView&), void*);
+  LockStatsView (*lock_stats)(Lock lock);
+  // Purges everything that is free; returns bytes given back (malloc_trim).
+  size_t (*purge_all)();
+};
+
+extern const HeapView heap_view;  // defined in api/
+
+// Called by the allocator on cold paths; null until telemetry installs them.
+struct Hooks {
+  // After each superslab_refill and purge and at each thread's start and end,
+  // on the thread that did it, with no lock of the allocator held. It may be
+  // entered again if it allocates; errno is kept by the caller.
+  void (*on_transition)();
+  // In a forked child, before anything else runs there.
+  void (*on_fork_child)();
+};
+
+extern Hooks hooks;  // defined in metrics/hooks.cc (not in release)
+
+}  // namespace hakmem::metrics
