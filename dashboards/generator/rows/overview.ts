@@ -1,0 +1,147 @@
+// What one looks at first: how much memory, what it consists of, how much of it is lost.
+import { PanelSpec, RowSpec, rate, select, ratio } from '../panels.js';
+
+const kStat = { kind: 'stat', width: 3, height: 4 } as const;
+
+/** The strip of figures on top of the dashboard. */
+export const strip: PanelSpec[] = [
+  {
+    ...kStat,
+    title: 'Resident',
+    about: 'Resident memory of the selected processes.',
+    unit: 'bytes',
+    queries: [{ expr: `sum(${select('hakmem_process_resident_bytes')})`, legend: 'resident' }],
+  },
+  {
+    ...kStat,
+    title: 'Live',
+    about: 'What the program holds, at allocated size. The distance to resident memory is what this dashboard explains.',
+    unit: 'bytes',
+    queries: [{ expr: `sum(${select('hakmem_live_bytes')})`, legend: 'live' }],
+  },
+  {
+    ...kStat,
+    title: 'External fragmentation',
+    about: 'Share of the heap that is resident and free, in the worst of the selected processes.',
+    unit: 'percentunit',
+    decimals: 1,
+    warn: [0.25, 0.5],
+    queries: [{ expr: `max(${select('hakmem_fragmentation_ratio', 'kind="external"')})`, legend: 'external' }],
+  },
+  {
+    ...kStat,
+    title: 'Internal fragmentation',
+    about: 'Share of the allocated bytes that nobody asked for, in the worst of the selected processes.',
+    unit: 'percentunit',
+    decimals: 1,
+    warn: [0.15, 0.3],
+    queries: [{ expr: `max(${select('hakmem_fragmentation_ratio', 'kind="internal"')})`, legend: 'internal' }],
+  },
+  {
+    ...kStat,
+    title: 'Purged',
+    about: 'How fast memory goes back to the kernel.',
+    unit: 'Bps',
+    queries: [{ expr: `sum(${rate('hakmem_purged_bytes_total')})`, legend: 'purged' }],
+  },
+  {
+    ...kStat,
+    title: 'superslab_refill',
+    about: 'Share of one CPU spent on new slabs, all steps together.',
+    unit: 'percentunit',
+    decimals: 2,
+    warn: [0.05, 0.1],
+    queries: [{ expr: `sum(${rate('hakmem_superslab_refill_seconds_sum')})`, legend: 'superslab_refill' }],
+  },
+  {
+    ...kStat,
+    title: 'Unexplained',
+    about: 'Resident memory that no part explains; more than a few percent means that the account is wrong.',
+    unit: 'bytes',
+    queries: [{ expr: `sum(${select('hakmem_resident_unexplained_bytes')})`, legend: 'unexplained' }],
+  },
+  {
+    ...kStat,
+    title: 'Threads',
+    about: 'Threads that allocate.',
+    unit: 'short',
+    queries: [{ expr: `sum(${select('hakmem_threads')})`, legend: 'threads' }],
+  },
+];
+
+export const memory: RowSpec = {
+  title: 'Where the memory is',
+  collapsed: false,
+  panels: [
+    {
+      kind: 'series',
+      title: 'Resident memory by part',
+      about:
+        'Every resident byte once. live is in use; internal_fragmentation, slab_free and empty_slab are lost to fragmentation; ' +
+        'thread_cache and retained wait for reuse; outside is program text, stacks and mappings that are not hakmem’s.',
+      unit: 'bytes',
+      width: 12,
+      height: 11,
+      stacked: true,
+      overlay: ['process', 'hakmem'],
+      queries: [
+        { expr: `sum by (part) (${select('hakmem_resident_bytes')})`, legend: '{{part}}' },
+        { expr: `sum(${select('hakmem_process_resident_bytes')})`, legend: 'process' },
+        { expr: `sum(${select('hakmem_heap_resident_bytes')})`, legend: 'hakmem' },
+      ],
+    },
+    {
+      kind: 'series',
+      title: 'Fragmentation',
+      about: 'The bytes lost, whatever their share: a ratio of a small heap is not worth an engineer’s day.',
+      unit: 'bytes',
+      width: 6,
+      height: 11,
+      queries: [{ expr: `sum by (kind) (${select('hakmem_fragmentation_bytes')})`, legend: '{{kind}}' }],
+    },
+    {
+      kind: 'series',
+      title: 'Fragmentation ratio',
+      about: 'The worst process of each instance.',
+      unit: 'percentunit',
+      width: 6,
+      height: 11,
+      queries: [
+        {
+          expr: `max by (kind, instance) (${select('hakmem_fragmentation_ratio')})`,
+          legend: '{{kind}} {{instance}}',
+        },
+      ],
+    },
+    {
+      kind: 'series',
+      title: 'Unexplained share of resident memory',
+      about: 'Signed. It stays near zero as long as the account is right.',
+      unit: 'percentunit',
+      width: 12,
+      height: 7,
+      queries: [
+        {
+          expr: ratio(
+            `sum by (instance) (${select('hakmem_resident_unexplained_bytes')})`,
+            `sum by (instance) (${select('hakmem_process_resident_bytes')})`,
+          ),
+          legend: '{{instance}}',
+        },
+      ],
+    },
+    {
+      kind: 'series',
+      title: 'Live bytes and what holds them',
+      about: 'Live bytes against the slabs that carry them: when live falls and slabs do not, few objects pin many slabs.',
+      unit: 'bytes',
+      width: 12,
+      height: 7,
+      queries: [
+        { expr: `sum(${select('hakmem_live_bytes')})`, legend: 'live' },
+        { expr: `sum(${select('hakmem_slab_bytes')})`, legend: 'slabs' },
+        { expr: `sum(${select('hakmem_superslab_bytes', 'kind="committed"')})`, legend: 'committed' },
+      ],
+    },
+  ],
+};
