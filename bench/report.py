@@ -1,0 +1,183 @@
+"""Result documents: what a run means, as Markdown."""
+
+from dataclasses import dataclass
+
+from allocators import HAKMEM
+from runner import AGAIN
+from significance import Interval, geometric_mean, mann_whitney, median, median_interval
+
+SIGNIFICANT_P = 0.01  # a dozen tests are looked at together, so 0.05 would cry wolf every other time
+
+
+@dataclass(frozen=True)
+class Metric:
+    key: str
+    title: str
+    unit: str
+    scale: float  # of the stored value into `unit`
+    digits: int
+
+
+TIME = Metric("time_seconds", "Time", "s", 1, 3)
+CPU = Metric("cpu_seconds", "CPU time", "s", 1, 3)
+RSS = Metric("peak_rss_bytes", "Peak RSS", "MiB", 1 / 2**20, 1)
+FAULTS = Metric("page_faults", "Page faults", "1,000", 1e-3, 1)
+NANOSECONDS = Metric("time_seconds", "Time", "ns", 1e9, 1)
+
+
+def metrics_of(document: dict) -> list[Metric]:
+    return [NANOSECONDS] if document["kind"] == "micro" else [TIME, CPU, RSS, FAULTS]
+
+
+def values_of(document: dict, test: str, contestant: str, metric: Metric) -> list[float]:
+    return [sample[metric.key] for sample in document["samples"][test][contestant]]
+
+
+def median_of(document: dict, test: str, contestant: str, metric: Metric) -> float:
+    return median(values_of(document, test, contestant, metric))
+
+
+def best_peer(document: dict, test: str, metric: Metric) -> str | None:
+    """The peer with the lowest median: neither hakmem nor the C library."""
+    peers = [name for name, allocator in document["allocators"].items() if allocator["peer"]]
+    return min(peers, key=lambda name: median_of(document, test, name, metric), default=None)
+
+
+def overall(document: dict, contestant: str, metric: Metric) -> float:
+    """Geometric mean over the tests; only its ratio to another contestant's means something."""
+    return geometric_mean([median_of(document, test, contestant, metric) for test in document["samples"]])
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table that can also be read as it is: first column to the left, figures to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        aligned = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]
+        return "| " + " | ".join(aligned) + " |"
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def _figure(value: float, metric: Metric) -> str:
+    return f"{value * metric.scale:,.{metric.digits}f}"
+
+
+def _medians_table(document: dict, metric: Metric) -> str:
+    names = list(document["allocators"])
+    rows = []
+    for test in document["samples"]:
+        best = best_peer(document, test, metric)
+        row = [test]
+        for name in names:
+            value = median_of(document, test, name, metric)
+            ratio = f" ({value / median_of(document, test, best, metric):.2f})" if best else ""
+            row.append(_figure(value, metric) + ratio)
+        rows.append(row)
+    return f"### {metric.title}, {metric.unit}: median (against the best peer)\n\n" + table(["test", *names], rows)
+
+
+def _summary_table(document: dict) -> str:
+    """One row an allocator: its geometric means against the best peer."""
+    metrics = metrics_of(document)
+    peers = [name for name, allocator in document["allocators"].items() if allocator["peer"]]
+    if not peers:
+        return "No peer took part, so there is nothing to stand against."
+    rows = []
+    for name in document["allocators"]:
+        row = [name]
+        for metric in metrics:
+            against_overall = overall(document, name, metric) / min(overall(document, p, metric) for p in peers)
+            against_each = geometric_mean(
+                [
+                    median_of(document, test, name, metric)
+                    / median_of(document, test, best_peer(document, test, metric), metric)
+                    for test in document["samples"]
+                ]
+            )
+            row += [f"{against_overall:.3f}", f"{against_each:.3f}"]
+        rows.append(row)
+    header = ["allocator"]
+    for metric in metrics:
+        header += [f"{metric.title.lower()}: overall", "each test"]
+    return (
+        "### Geometric means against the best peer\n\n"
+        + table(header, rows)
+        + "\n\n*Overall*: against the one peer whose geometric mean is lowest. "
+        "*Each test*: against whichever peer is best on each test. Lower is better."
+    )
+
+
+def _interval(interval: Interval, metric: Metric) -> str:
+    return f"{_figure(interval.low, metric)} to {_figure(interval.high, metric)}"
+
+
+def _details_table(document: dict) -> str:
+    """Spread of every median, and whether the difference to the best peer is significant."""
+    metric = metrics_of(document)[0]
+    rows, coverage = [], 1.0
+    for test in document["samples"]:
+        best = best_peer(document, test, metric)
+        for name in document["allocators"]:
+            values = values_of(document, test, name, metric)
+            interval = median_interval(values)
+            coverage = min(coverage, interval.coverage)
+            row = [f"{test}, {name}", _figure(median(values), metric), _interval(interval, metric)]
+            if best is None or name == best:
+                row.append("")
+            else:
+                test_result = mann_whitney(values, values_of(document, test, best, metric))
+                slower = median(values) > median_of(document, test, best, metric)
+                verdict = "same" if test_result.p >= SIGNIFICANT_P else "slower" if slower else "faster"
+                row.append(f"{verdict} (p = {test_result.p:.3f})")
+            if document["kind"] == "macro":
+                row += [f"{median(s[k] for s in document['samples'][test][name]):.3f}" for k in ("user_seconds", "sys_seconds")]
+            rows.append(row)
+    header = ["test, allocator", "median", f"{coverage:.0%} interval", "against the best peer"]
+    if document["kind"] == "macro":
+        header += ["user s", "sys s"]
+    return f"### {metric.title}, {metric.unit}: spread and significance\n\n" + table(header, rows)
+
+
+def noise_lines(document: dict) -> list[str]:
+    """How far two sets of runs of one allocator lie apart: less than that is not a finding."""
+    name = document["reference"]
+    lines = []
+    for metric in metrics_of(document):
+        apart = {
+            test: abs(median_of(document, test, name + AGAIN, metric) / median_of(document, test, name, metric) - 1)
+            for test in document["samples"]
+        }
+        worst = max(apart, key=apart.__getitem__)
+        whole = overall(document, name + AGAIN, metric) / overall(document, name, metric) - 1
+        lines.append(
+            f"Noise, {name} against itself, {metric.title.lower()}: {median(apart.values()):.1%} on the median test, "
+            f"{apart[worst]:.1%} at most ({worst}), {abs(whole):.1%} on the geometric mean."
+        )
+    return lines
+
+
+def _machine_lines(document: dict) -> list[str]:
+    machine = document["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['processors']} processors, {machine['memory_bytes'] / 2**30:.0f} GiB, "
+        f"Linux {machine['kernel']}, transparent huge pages: {machine['transparent_hugepage']}; "
+        f"load before {machine['load_before']:.2f}, runs of each: {document['runs']}, "
+        f"{document['arguments']} arguments, {document['duration_seconds']:.0f} s in all."
+    ]
+    for name, allocator in document["allocators"].items():
+        lines.append(f"- {name}: {allocator['version']}" + (f", {allocator['library']}" if allocator["library"] else ""))
+    return lines
+
+
+def markdown(document: dict) -> str:
+    parts = [f"## hakmem bench, {document['kind']}, {document['started']}", "\n".join(_machine_lines(document))]
+    parts += [_medians_table(document, metric) for metric in metrics_of(document)]
+    parts += [_details_table(document), "\n".join(noise_lines(document)), _summary_table(document)]
+    load = document["machine"]["load_before"]
+    if load > document["machine"]["processors"] / 4:
+        parts.append(f"**The machine was busy before the run (load {load:.2f}): trust ratios little and times less.**")
+    if HAKMEM not in document["allocators"]:
+        parts.append("hakmem was left out of this run.")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks under hakmem and its peers, and compares result files."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from allocators import HAKMEM, Allocator, find_allocators
+from compare import FORMAT, compare
+from errors import BenchError
+from report import markdown
+from runner import Job, macro_outcome, micro_outcome, run_all
+from workloads import (
+    FULL_RUNS,
+    MICRO_MIN_TIME_FULL,
+    MICRO_MIN_TIME_QUICK,
+    QUICK_RUNS,
+    WORKLOADS,
+    Workload,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_BUILD_DIR = Path(os.environ.get("HAKMEM_BENCH_BUILD_DIR", ROOT / "build" / "release"))
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="./run bench",
+        description="Runs the benchmarks under hakmem, glibc and Debian's jemalloc, mimalloc and tcmalloc, each "
+        "preloaded under the same programs, in rotated order.",
+        epilog="./run bench compare BEFORE.json AFTER.json compares two result files; see its --help.",
+    )
+    parser.add_argument("--quick", action="store_true", help="shorter runs of the same heaps; ends in two minutes")
+    parser.add_argument("--runs", type=int, help=f"runs of each (default {FULL_RUNS}, with --quick {QUICK_RUNS})")
+    parser.add_argument("--micro", action="store_true", help="the micro benchmarks in place of the programs")
+    parser.add_argument("--only", metavar="NAMES", help="only these tests, separated by commas (micro: name prefixes)")
+    parser.add_argument("--with", dest="added", metavar="NAME=PATH", action="append", default=[], help="another library")
+    parser.add_argument("--without", metavar="NAME", action="append", default=[], help="leave an allocator out")
+    parser.add_argument("--json", metavar="FILE", help="write the result file for `compare`")
+    parser.add_argument("--list", action="store_true", help="show workloads, arguments and allocators, and run nothing")
+    parser.add_argument("--build-dir", type=Path, default=DEFAULT_BUILD_DIR, help="where the programs are built")
+    options = parser.parse_args(arguments)
+    if options.runs is None:
+        options.runs = QUICK_RUNS if options.quick else FULL_RUNS
+    if options.runs < 1:
+        parser.error("--runs must be at least 1")
+    options.build_dir = options.build_dir.resolve()
+    return options
+
+
+def parse_compare_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="./run bench compare",
+        description="Says for each test whether AFTER is better, worse or the same as BEFORE; "
+        "the exit status is 1 if any got significantly worse.",
+    )
+    parser.add_argument("before", metavar="BEFORE.json")
+    parser.add_argument("after", metavar="AFTER.json")
+    parser.add_argument("--allocator", default=HAKMEM, help=f"whose figures to take (default {HAKMEM})")
+    parser.add_argument("--against", help="another allocator to take from AFTER.json")
+    return parser.parse_args(arguments)
+
+
+def selected_workloads(only: str | None) -> list[Workload]:
+    if only is None:
+        return list(WORKLOADS)
+    names = {workload.name for workload in WORKLOADS}
+    wanted = only.split(",")
+    for name in wanted:
+        if name not in names:
+            raise BenchError(f"--only {name}: no such test; there are {', '.join(sorted(names))}")
+    return [workload for workload in WORKLOADS if workload.name in wanted]
+
+
+def macro_jobs(build_dir: Path, workloads: list[Workload], quick: bool) -> list[Job]:
+    return [
+        Job(
+            workload.name,
+            [str(build_dir / "bench" / workload.program), *workload.arguments(quick)],
+            lambda stdout, usage, name=workload.name: macro_outcome(name, stdout, usage),
+        )
+        for workload in workloads
+    ]
+
+
+def micro_arguments(only: str | None, quick: bool) -> list[str]:
+    names = "|".join(only.split(",")) if only else ""
+    return [
+        "--benchmark_format=json",
+        f"--benchmark_min_time={MICRO_MIN_TIME_QUICK if quick else MICRO_MIN_TIME_FULL}",
+        f"--benchmark_filter={f'^({names})' if names else '.'}",
+    ]
+
+
+def _first_match(path: str, key: str, default: str) -> str:
+    try:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return default
+
+
+def describe_machine() -> dict:
+    try:
+        huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
+        huge_pages = huge_pages.partition("[")[2].partition("]")[0]
+    except OSError:
+        huge_pages = "unknown"
+    return {
+        "processor": _first_match("/proc/cpuinfo", "model name", platform.machine()),
+        "processors": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "transparent_hugepage": huge_pages,
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def show_list(options: argparse.Namespace) -> None:
+    for workload in selected_workloads(None):
+        print(f"{workload.name}: {workload.description}")
+        print(f"    {workload.program} {' '.join(workload.arguments(options.quick))}")
+    for allocator in find_allocators(options.build_dir, options.added, options.without):
+        print(f"{allocator.name}: {allocator.version}" + (f", {allocator.library}" if allocator.library else ""))
+
+
+def reference_of(allocators: list[Allocator]) -> Allocator:
+    """The allocator whose noise is measured: hakmem, else the first peer, else what there is."""
+    return next(
+        (allocator for allocator in allocators if allocator.name == HAKMEM),
+        next((allocator for allocator in allocators if allocator.peer), allocators[0]),
+    )
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    allocators = find_allocators(options.build_dir, options.added, options.without)
+    reference = reference_of(allocators)
+    if options.micro:
+        arguments = micro_arguments(options.only, options.quick)
+        jobs = [Job("micro", [str(options.build_dir / "bench" / "bench_micro"), *arguments], micro_outcome)]
+    else:
+        workloads = selected_workloads(options.only)
+        jobs = macro_jobs(options.build_dir, workloads, options.quick)
+    document = {
+        "format": FORMAT,
+        "kind": "micro" if options.micro else "macro",
+        "arguments": "quick" if options.quick else "full",
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "runs": options.runs,
+        "machine": describe_machine(),
+        "allocators": {allocator.name: allocator.as_json() for allocator in allocators},
+        "reference": reference.name,
+    }
+    if options.json:
+        # Before the long work: a path that cannot be written must not cost it.
+        try:
+            Path(options.json).touch()
+        except OSError as error:
+            raise BenchError(f"--json {options.json}: {error.strerror}") from error
+    start = time.monotonic()
+    document["samples"] = run_all(options.build_dir, jobs, allocators, reference, options.runs)
+    document["duration_seconds"] = time.monotonic() - start
+    document["machine"]["load_after"] = os.getloadavg()[0]
+    if not document["samples"]:
+        raise BenchError(f"--only {options.only}: no such benchmark")
+    document["tests"] = {
+        test: arguments if options.micro else next(w for w in workloads if w.name == test).arguments(options.quick)
+        for test in document["samples"]
+    }
+    if options.json:
+        Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(markdown(document), end="")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        if arguments[:1] == ["compare"]:
+            options = parse_compare_arguments(arguments[1:])
+            return compare(options.before, options.after, options.allocator, options.against or options.allocator)
+        options = parse_arguments(arguments)
+        if options.list:
+            show_list(options)
+            return 0
+        return run_bench(options)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nbench: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""Running the programs: one process a measurement, checked, in rotated order."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from allocators import Allocator
+from errors import BenchError
+
+TIMEOUT_SECONDS = 300
+
+# A second, independent set of runs of the reference allocator: what differs
+# between the two sets is noise.
+AGAIN = " (again)"
+
+# Sample values by metric, and samples by test and contestant.
+Sample = dict[str, float]
+Samples = dict[str, dict[str, list[Sample]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One program to run under each allocator; it may hold several tests."""
+
+    name: str
+    command: list[str]
+    parse: Callable[[str, dict], "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    malloc: str  # file that provided malloc
+    samples: dict[str, Sample]  # by test
+    checksum: str | None  # of the work done; must not depend on the allocator
+
+
+def macro_outcome(test: str, stdout: str, usage: dict) -> Outcome:
+    """Outcome of a macro workload: whole-process figures of the kernel, peak RSS included."""
+    line = json.loads(stdout)
+    sample = {
+        "time_seconds": usage["wall_seconds"],
+        "cpu_seconds": usage["user_seconds"] + usage["sys_seconds"],
+        "user_seconds": usage["user_seconds"],
+        "sys_seconds": usage["sys_seconds"],
+        "peak_rss_bytes": usage["peak_rss_bytes"],
+        "page_faults": usage["minor_faults"] + usage["major_faults"],
+        "context_switches": usage["voluntary_switches"] + usage["involuntary_switches"],
+        "operations": line["operations"],
+    }
+    return Outcome(line["malloc"], {test: sample}, line["checksum"])
+
+
+def micro_outcome(stdout: str, _usage: dict) -> Outcome:
+    """Outcome of google-benchmark's JSON: seconds a call, or a block where a batch has many."""
+    document = json.loads(stdout)
+    samples = {}
+    for row in document["benchmarks"]:
+        if row.get("error_occurred"):
+            raise BenchError(f"{row['name']}: {row['error_message']}")
+        # CPU time is the steadier one, but it sees one side only where threads work together.
+        seconds = (row["real_time"] if "/real_time" in row["name"] else row["cpu_time"]) * 1e-9
+        if "items_per_second" in row:
+            seconds = 1 / row["items_per_second"]
+        samples[row["name"].replace("/real_time", "")] = {"time_seconds": seconds}
+    return Outcome(document["context"]["malloc"], samples, None)
+
+
+def _environment() -> dict[str, str]:
+    """A small fixed environment: no variable of the caller configures an allocator."""
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/", "LC_ALL": "C"}
+
+
+def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
+    """Runs the job once under the allocator; raises BenchError on anything unexpected."""
+    result_read, result_write = os.pipe()
+    command = [str(build_dir / "bench" / "bench_measure"), f"--result-fd={result_write}"]
+    if allocator.library is not None:
+        command.append(f"--preload={allocator.library}")
+    command += ["--", *job.command]
+    what = f"{job.name} under {allocator.name}"
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+            pass_fds=(result_write,),
+        )
+    except OSError as error:
+        os.close(result_read)
+        raise BenchError(f"{command[0]}: {error.strerror}: ./run build release") from error
+    finally:
+        os.close(result_write)
+    with os.fdopen(result_read) as results:
+        try:
+            stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{what}: not finished after {TIMEOUT_SECONDS} s") from None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        usage_text = results.read()
+    message = stderr.strip().splitlines()[-1] if stderr.strip() else "no message"
+    if process.returncode != 0 or not usage_text:
+        raise BenchError(f"{what}: could not be measured: {message}")
+    usage = json.loads(usage_text)
+    if usage["signal"]:
+        raise BenchError(f"{what}: killed by {signal.Signals(usage['signal']).name}: {message}")
+    if usage["exit_status"]:
+        raise BenchError(f"{what}: exit status {usage['exit_status']}: {message}")
+    outcome = job.parse(stdout, usage)
+    check_preload(allocator, outcome.malloc, what, message)
+    return outcome
+
+
+def check_preload(allocator: Allocator, provider: str, what: str, message: str) -> None:
+    """Raises BenchError unless malloc came from where it should have."""
+    actual = Path(provider).resolve()
+    if allocator.library is None:
+        if not actual.name.startswith("libc.so"):
+            raise BenchError(f"{what}: malloc comes from {provider}, not from the C library")
+    elif actual != Path(allocator.library).resolve():
+        raise BenchError(
+            f"{what}: the preload had no effect, malloc comes from {provider} and not from "
+            f"{allocator.library} ({message})"
+        )
+
+
+class Progress:
+    """One line that is rewritten on a terminal, one line a round elsewhere."""
+
+    def __init__(self, total: int, rounds: int):
+        self._total, self._rounds, self._done, self._start = total, rounds, 0, time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def before(self, run: int, job: Job, contestant: str) -> None:
+        if self._terminal:
+            text = f"run {run + 1} of {self._rounds}, {job.name}, {contestant}{self._left()}"
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def after(self) -> None:
+        self._done += 1
+
+    def round_finished(self, run: int) -> None:
+        if not self._terminal:
+            print(f"bench: run {run + 1} of {self._rounds} finished{self._left()}", file=sys.stderr, flush=True)
+
+    def finished(self) -> None:
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _left(self) -> str:
+        if self._done == 0 or self._done == self._total:
+            return ""
+        seconds = (time.monotonic() - self._start) / self._done * (self._total - self._done)
+        return f", about {seconds:.0f} s left"
+
+
+def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], reference: Allocator, runs: int) -> Samples:
+    """Runs every job `runs` times under every allocator, and under `reference` twice as often.
+
+    Run i of all comes before run i + 1 of any, and the order of the contestants
+    rotates, so that what the machine does meanwhile falls on all alike.
+    """
+    contestants = [(allocator.name, allocator) for allocator in allocators]
+    contestants.append((reference.name + AGAIN, reference))
+    samples: Samples = {}
+    checksums: dict[str, str | None] = {}
+    progress = Progress(runs * len(jobs) * len(contestants), runs)
+    for run in range(runs):
+        for number, job in enumerate(jobs):
+            first = (run + number) % len(contestants)
+            for name, allocator in contestants[first:] + contestants[:first]:
+                progress.before(run, job, name)
+                outcome = measure(build_dir, allocator, job)
+                if checksums.setdefault(job.name, outcome.checksum) != outcome.checksum:
+                    raise BenchError(f"{job.name} under {name}: did other work than under the allocators before it")
+                for test, sample in outcome.samples.items():
+                    samples.setdefault(test, {}).setdefault(name, []).append(sample)
+                progress.after()
+        progress.round_finished(run)
+    progress.finished()
+    return samples

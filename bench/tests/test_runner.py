@@ -1,0 +1,176 @@
+"""A small run from end to end, and what the runner must notice."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(BENCH))
+
+from allocators import find_allocators
+from errors import BenchError
+from run_bench import DEFAULT_BUILD_DIR, macro_jobs
+from runner import Job, macro_outcome, measure
+from workloads import WORKLOADS
+
+BUILD = DEFAULT_BUILD_DIR.resolve()
+# The library of this build, where there is one: it has to do the same work.
+HAKMEM_LIBRARY = os.environ.get("HAKMEM_BENCH_LIBRARY")
+
+# Enough for each workload to fill its heap once; later options win.
+SHORT = {
+    "larson": ["--rounds=3", "--arrays=4"],
+    "random": ["--operations=100000"],
+    "bursty": ["--bursts=6", "--blocks=10000"],
+    "mixed": ["--operations=100000"],
+    "varsize": ["--operations=30000"],
+    "crossthread": ["--messages=50000", "--window=3000"],
+}
+
+
+def allocators() -> dict:
+    added = [f"this-build={HAKMEM_LIBRARY}"] if HAKMEM_LIBRARY else []
+    found = find_allocators(BUILD, added, ["hakmem", "mimalloc", "tcmalloc"])
+    return {allocator.name: allocator for allocator in found}
+
+
+def run_bench(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(BENCH / "run_bench.py"), "--build-dir", str(BUILD), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+class WorkloadTest(unittest.TestCase):
+    def test_every_workload_does_the_same_work_under_every_allocator(self):
+        self.assertEqual(SHORT.keys(), {workload.name for workload in WORKLOADS})
+        for job in macro_jobs(BUILD, list(WORKLOADS), quick=True):
+            short = Job(job.name, [*job.command, *SHORT[job.name]], job.parse)
+            checksums = {name: measure(BUILD, a, short).checksum for name, a in allocators().items()}
+            self.assertEqual(len(set(checksums.values())), 1, f"{job.name}: {checksums}")
+            self.assertNotEqual(checksums["glibc"], "0" * 16)
+
+    def test_other_seed_is_other_work(self):
+        glibc = allocators()["glibc"]
+        job = macro_jobs(BUILD, [WORKLOADS[1]], quick=True)[0]
+        seeds = [
+            measure(BUILD, glibc, Job(job.name, [*job.command, *SHORT[job.name], f"--seed={seed}"], job.parse)).checksum
+            for seed in (1, 2)
+        ]
+        self.assertNotEqual(*seeds)
+
+    def test_bad_options_end_a_workload(self):
+        for option, message in (
+            ("--slots=many", "not a positive number"),
+            ("--slots=0", "not a positive number"),
+            ("--slot=5", "unknown option"),
+            ("slots=5", "form --name=value"),
+            ("--smallest=4", "sizes must be"),
+        ):
+            result = subprocess.run([BUILD / "bench" / "bench_random", option], capture_output=True, text=True, check=False)
+            self.assertEqual(result.returncode, 2, option)
+            self.assertIn(message, result.stderr)
+
+
+class MeasureTest(unittest.TestCase):
+    def setUp(self):
+        self.glibc = allocators()["glibc"]
+
+    def usage_of(self, *command: str) -> dict:
+        usage = {}
+
+        def parse(_stdout: str, figures: dict):
+            usage.update(figures)
+            return macro_outcome("test", '{"malloc": "/lib/libc.so.6", "operations": 1, "checksum": "1"}', figures)
+
+        measure(BUILD, self.glibc, Job(command[0], list(command), parse))
+        return usage
+
+    def test_peak_rss_is_the_programs_own(self):
+        # A parent's peak RSS is inherited over fork and exec: Python's would show here.
+        self.assertLess(self.usage_of("/bin/true")["peak_rss_bytes"], 6 << 20)
+        filled = self.usage_of(sys.executable, "-c", "b'x' * (64 << 20)")["peak_rss_bytes"]
+        self.assertGreater(filled, 64 << 20)
+        self.assertLess(filled, 96 << 20)
+
+    def test_wall_and_cpu_time(self):
+        usage = self.usage_of("/bin/sleep", "0.2")
+        self.assertGreaterEqual(usage["wall_seconds"], 0.2)
+        self.assertLess(usage["user_seconds"] + usage["sys_seconds"], 0.1)
+
+    def test_failures_are_said(self):
+        for command, message in (
+            (["/bin/sh", "-c", "echo went wrong >&2; exit 3"], "exit status 3: went wrong"),
+            (["/bin/sh", "-c", "kill -SEGV $$"], "killed by SIGSEGV"),
+            (["/nonexistent"], "No such file"),
+        ):
+            with self.assertRaisesRegex(BenchError, message):
+                self.usage_of(*command)
+
+
+class CommandTest(unittest.TestCase):
+    def test_one_run_under_glibc_and_a_peer(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "result.json"
+            arguments = ["--quick", "--runs", "1", "--only", "mixed", "--json", str(path)]
+            left_out = ["--without", "hakmem", "--without", "mimalloc", "--without", "tcmalloc"]
+            result = run_bench(*arguments, *left_out)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            document = json.loads(path.read_text(encoding="utf-8"))
+            self.assertEqual(list(document["allocators"]), ["glibc", "jemalloc"])
+            self.assertEqual(document["samples"]["mixed"].keys(), {"glibc", "jemalloc", "jemalloc (again)"})
+            for samples in document["samples"]["mixed"].values():
+                self.assertEqual(len(samples), 1)
+                self.assertGreater(samples[0]["time_seconds"], 0.01)
+                # 120,000 long-lived blocks with a mean of some 500 bytes.
+                self.assertGreater(samples[0]["peak_rss_bytes"], 40 << 20)
+            self.assertIn("Noise, jemalloc against itself, time:", result.stdout)
+            self.assertIn("Geometric means against the best peer", result.stdout)
+            self.assertIn("run 1 of 1 finished", result.stderr)
+            compared = subprocess.run(
+                [sys.executable, BENCH / "run_bench.py", "compare", path, path, "--allocator", "glibc"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            self.assertEqual(compared.returncode, 0, compared.stderr)
+
+    def test_micro_benchmark(self):
+        result = run_bench(
+            *("--micro", "--quick", "--runs", "1", "--only", "malloc_free/64,remote_free/16"),
+            *("--without", "hakmem", "--without", "mimalloc", "--without", "tcmalloc"),
+        )
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"\| malloc_free/64 +\| +[0-9.]+ \([0-9.]+\) \| +[0-9.]+ \(1.00\) \|")
+        self.assertIn("remote_free/16", result.stdout)
+
+    def test_preload_without_effect_is_noticed(self):
+        with tempfile.NamedTemporaryFile(suffix=".so") as library:
+            library.write(b"not a library")
+            library.flush()
+            left_out = [word for name in ("hakmem", "jemalloc", "mimalloc", "tcmalloc") for word in ("--without", name)]
+            result = run_bench("--quick", "--only", "mixed", *left_out, "--with", f"broken={library.name}")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("mixed under broken: the preload had no effect", result.stderr)
+
+    def test_bad_arguments_are_one_clear_line(self):
+        without_hakmem = ["--without", "hakmem"]
+        for arguments, message in (
+            (["--only", "nothing", *without_hakmem], "--only nothing: no such test"),
+            (["--without", "nothing"], "--without nothing: no such allocator"),
+            (["--with", "x", *without_hakmem], "must be NAME=PATH"),
+            (["--with", "x=/nonexistent", *without_hakmem], "there is no file"),
+            (["--with", "glibc=/bin/true", *without_hakmem], "there is a glibc already"),
+            (["--json", "/nonexistent/x.json", *without_hakmem], "--json /nonexistent/x.json: No such file"),
+            (["--build-dir", "/nonexistent"], "/nonexistent/libhakmem.so is missing"),
+        ):
+            result = run_bench(*arguments)
+            self.assertEqual(result.returncode, 2, arguments)
+            self.assertIn(message, result.stderr)
+            self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
