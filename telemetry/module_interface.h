@@ -1,0 +1,37 @@
+// What the telemetry library and the exporter module know of each other. Plain
+// C types: the two are built with different C++ runtimes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hakmem::telemetry {
+
+inline constexpr uint32_t kModuleInterface = 1;
+
+// Handed to the module; lives as long as the process.
+struct ModuleHost {
+  uint32_t interface;
+  uint32_t address;  // host byte order
+  uint16_t port;
+  const char* pages;  // directory of the stats pages
+
+  // Measures everything now and returns the page; null when there is none. The
+  // mapping stays readable for the life of the process.
+  const void* (*refresh)(size_t* bytes);
+  // The module opened or closed a socket, which a forked child must close.
+  void (*socket_opened)(int fd);
+  void (*socket_closed)(int fd);
+  // Whether the endpoint answers: descendants then stay silent.
+  void (*set_serving)(bool serving);
+  // False once the process ends, or in a forked child.
+  bool (*may_serve)();
+};
+
+// Serves until it cannot any more; called on a thread that has all signals
+// blocked. Never throws.
+using ModuleServe = void (*)(const ModuleHost*);
+inline constexpr const char* kModuleServeName = "hakmem_exporter_serve";
+inline constexpr const char* kModuleFile = "libhakmem-exporter-module.so";
+
+}  // namespace hakmem::telemetry

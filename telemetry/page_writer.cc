@@ -1,0 +1,297 @@
+#include "telemetry/page_writer.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/statfs.h>
+
+#include <cstring>
+
+#include "allocator/base/build_profile.h"
+#include "allocator/base/environment.h"
+#include "allocator/base/message.h"
+#include "allocator/metrics/counters.h"
+#include "allocator/metrics/heap_view.h"
+#include "telemetry/system.h"
+
+#ifndef HAKMEM_VERSION
+#define HAKMEM_VERSION "0"
+#endif
+
+namespace hakmem::telemetry {
+namespace {
+
+using metrics::kShardSlots;
+
+constexpr uint64_t kBusyRefillBytes = 1 << 20;
+// Mappings of a page that grew stay, as a thread may still be adding to one.
+constexpr size_t kMaxMappings = 6;
+
+struct Mapping {
+  void* address;
+  size_t bytes;
+};
+
+struct Writer {
+  std::atomic<PageHome> home;
+  Mapping mappings[kMaxMappings];  // oldest first; the last one is in use
+  size_t mapping_count;
+  char path[256];
+};
+constinit Writer writer{};
+
+const char* reason(int error) {
+  switch (error) {
+    case ENOENT: return "it does not exist";
+    case ENOTDIR: return "it is not a directory";
+    case ENOSPC: return "too little of it is free";
+    case EDQUOT: return "the quota is used up";
+    case EACCES:
+    case EPERM: return "permission denied";
+    case EROFS: return "it is read-only";
+    case EMFILE:
+    case ENFILE: return "no file descriptor is free";
+    case EOPNOTSUPP: return "its file system cannot allocate blocks ahead";
+    default: return "a system call failed";
+  }
+}
+
+// Bytes that the stats pages in a directory take up together.
+uint64_t bytes_of_pages(int directory) {
+  alignas(8) char entries[2048];
+  uint64_t bytes = 0;
+  for (;;) {
+    long length = syscall(SYS_getdents64, directory, entries, sizeof entries);
+    if (length <= 0) return bytes;
+    for (long offset = 0; offset < length;) {
+      const char* entry = entries + offset;
+      uint16_t entry_bytes;
+      memcpy(&entry_bytes, entry + 16, sizeof entry_bytes);
+      const char* name = entry + 19;  // struct linux_dirent64: d_ino, d_off, d_reclen, d_type, d_name
+      struct stat status;
+      if (strncmp(name, kPagePrefix, strlen(kPagePrefix)) == 0 && raw_fstatat(directory, name, &status) == 0)
+        bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+      offset += entry_bytes;
+    }
+  }
+}
+
+// Pages may hold 5 % of a directory and must leave 25 % of it: in a container
+// /dev/shm is 64 MiB and belongs to its database.
+bool directory_has_room(const char* path, size_t wanted) {
+  struct statfs fs;
+  if (statfs(path, &fs) != 0) return false;
+  auto block = static_cast<uint64_t>(fs.f_bsize);
+  uint64_t total = fs.f_blocks * block;
+  if (total == 0) return true;  // a tmpfs without a limit
+  errno = ENOSPC;
+  if (fs.f_bavail * block < total / 4 + wanted) return false;
+  if (total / 20 < wanted) return false;
+  if (total > uint64_t{1} << 30) return true;  // thousands of pages fit: not worth a walk
+  int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return false;
+  uint64_t taken = bytes_of_pages(directory);
+  close(directory);
+  errno = ENOSPC;
+  return taken + wanted <= total / 20;
+}
+
+// Blocks are allocated before the mapping is written to: a full file system
+// then is an error here and not a SIGBUS later.
+void* map_file(int fd, size_t bytes) {
+  int result;
+  do result = fallocate(fd, 0, 0, static_cast<off_t>(bytes));
+  while (result != 0 && errno == EINTR);
+  if (result != 0) return nullptr;
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  return address == MAP_FAILED ? nullptr : address;
+}
+
+void make_path(const Identity& identity) {
+  TextBuilder(writer.path, sizeof writer.path)
+      .text(environment_text(Variable::kPages))
+      .text("/")
+      .text(kPagePrefix)
+      .number(identity.pid_namespace)
+      .text(".")
+      .number(identity.pid)
+      .text(".")
+      .number(identity.start_time);
+}
+
+void read_identity(Identity* identity) {
+  identity->pid = static_cast<uint32_t>(syscall(SYS_getpid));
+  identity->pid_namespace = own_pid_namespace();
+  ProcessStat stat{};
+  if (read_process_stat(identity->pid, &stat)) identity->start_time = stat.start_time;
+  if (getrandom(&identity->nonce, sizeof identity->nonce, GRND_NONBLOCK) != sizeof identity->nonce)
+    identity->nonce = clock_nanoseconds(CLOCK_MONOTONIC) ^ reinterpret_cast<uintptr_t>(identity);
+  if (read_small_file("/proc/self/comm", identity->comm, sizeof identity->comm) > 0)
+    identity->comm[strcspn(identity->comm, "\n")] = '\0';
+}
+
+// A new file, or null with errno.
+void* make_file(const Identity& identity) {
+  const char* directory = environment_text(Variable::kPages);
+  if (!directory_has_room(directory, page_bytes(1))) return nullptr;
+  make_path(identity);
+  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  int fd = open(writer.path, kFlags, 0600);
+  if (fd < 0 && errno == EEXIST) {
+    // Pid and start time are ours: the page of the program that called exec.
+    unlink(writer.path);
+    fd = open(writer.path, kFlags, 0600);
+  }
+  if (fd < 0) return nullptr;
+  void* address = map_file(fd, page_bytes(1));
+  int error = errno;
+  if (address == nullptr) unlink(writer.path);
+  close(fd);
+  errno = error;
+  return address;
+}
+
+void fill_header(PageHeader* header, const Identity& identity) {
+  header->layout_version = kLayoutVersion;
+  header->header_bytes = sizeof(PageHeader);
+  header->catalogue_hash = kCatalogueHash;
+  header->identity = identity;
+  strncpy(header->version, HAKMEM_VERSION, sizeof header->version - 1);
+  strncpy(header->build, kBuild.name, sizeof header->build - 1);
+  header->shard_count.store(1, std::memory_order_relaxed);
+  for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
+    header->class_bytes[size_class] = static_cast<uint32_t>(metrics::heap_view.class_bytes(size_class));
+  Slot* figures = publish_slots(header);
+  for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
+    const metrics::MetricShape& shape = metrics::kShapes[i];
+    if (shape.storage != metrics::Storage::Publish || shape.kind != metrics::Kind::Gauge) continue;
+    uint32_t first = metrics::first_slot(static_cast<metrics::Metric>(i));
+    for (uint32_t slot = 0; slot < shape.slots(); ++slot)
+      figures[first + slot].store(encode_gauge(kNotMeasured), std::memory_order_relaxed);
+  }
+}
+
+void use(void* address, size_t bytes) { writer.mappings[writer.mapping_count++] = {address, bytes}; }
+
+}  // namespace
+
+PageHome page_home() { return writer.home.load(std::memory_order_acquire); }
+
+PageHeader* page() {
+  return writer.mapping_count == 0 ? nullptr
+                                   : static_cast<PageHeader*>(writer.mappings[writer.mapping_count - 1].address);
+}
+
+size_t current_page_bytes() { return writer.mapping_count == 0 ? 0 : writer.mappings[writer.mapping_count - 1].bytes; }
+
+bool counters_look_busy() {
+  using metrics::Metric;
+  const Slot* slots = metrics::counter_sink.shards.load(std::memory_order_acquire);
+  if (slots[metrics::kFirstSlot<Metric::kSamples>].load(std::memory_order_relaxed) != 0) return true;
+  constexpr uint32_t kSources = metrics::kCountOf<metrics::RefillSource>;
+  uint64_t bytes = 0;
+  for (uint32_t size_class = 0; size_class < metrics::kSlabClassCount; ++size_class) {
+    uint64_t objects = 0;
+    for (uint32_t source = 0; source < kSources; ++source)
+      objects += slots[metrics::kFirstSlot<Metric::kRefillObjects> + size_class * kSources + source].load(
+          std::memory_order_relaxed);
+    if (objects != 0) bytes += objects * metrics::heap_view.class_bytes(size_class);
+  }
+  return bytes >= kBusyRefillBytes;
+}
+
+void create_page(bool report, bool private_instead) {
+  Identity identity{};
+  read_identity(&identity);
+  void* address = make_file(identity);
+  PageHome home = PageHome::File;
+  if (address == nullptr) {
+    if (report) {
+      LineBuffer line;
+      line.text("hakmem: no stats page in ").text(environment_text(Variable::kPages)).text(": ").text(reason(errno));
+      line.text(private_instead ? "; the endpoint works, hakmem-exporter does not see this process\n"
+                                : "; hakmem-exporter does not see this process\n");
+      line.print();
+    }
+    writer.path[0] = '\0';
+    home = PageHome::Refused;
+    if (private_instead) {
+      address = mmap(nullptr, page_bytes(1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (address == MAP_FAILED) {
+        address = nullptr;
+      } else {
+        home = PageHome::Private;
+      }
+    }
+  }
+  if (address != nullptr) {
+    auto* header = static_cast<PageHeader*>(address);
+    fill_header(header, identity);
+    use(address, page_bytes(1));
+    metrics::counter_sink.shards.store(shard_slots(address), std::memory_order_release);
+    drain_initial_shard();
+    // Only now, with the counters of before in it, may the page be read.
+    header->magic.store(kPageMagic, std::memory_order_release);
+  }
+  writer.home.store(home, std::memory_order_release);
+}
+
+void grow_page(uint32_t threads) {
+  PageHeader* header = page();
+  if (header == nullptr || page_home() != PageHome::File) return;
+  uint32_t shards = header->shard_count.load(std::memory_order_relaxed);
+  uint32_t wanted = shards;
+  while (wanted < kMaxShards && wanted * 2 < threads) wanted *= 2;
+  if (wanted == shards || writer.mapping_count == kMaxMappings) return;
+  size_t bytes = page_bytes(wanted);
+  if (!directory_has_room(environment_text(Variable::kPages), bytes - current_page_bytes())) return;
+  int fd = open(writer.path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return;
+  void* address = nullptr;
+  struct stat status;
+  // Somebody may have removed the file and put another one there.
+  PageHeader on_disk;
+  if (raw_fstat(fd, &status) == 0 && static_cast<size_t>(status.st_size) == current_page_bytes() &&
+      pread(fd, static_cast<void*>(&on_disk), sizeof on_disk, 0) == static_cast<ssize_t>(sizeof on_disk) &&
+      on_disk.identity.nonce == header->identity.nonce)
+    address = map_file(fd, bytes);
+  close(fd);
+  if (address == nullptr) return;
+  use(address, bytes);
+  static_cast<PageHeader*>(address)->shard_count.store(wanted, std::memory_order_release);
+  // In this order: a thread that sees the larger mask must see the larger mapping.
+  metrics::counter_sink.shards.store(shard_slots(address), std::memory_order_release);
+  metrics::counter_sink.shard_mask.store(wanted - 1, std::memory_order_release);
+}
+
+void drain_initial_shard() {
+  PageHeader* header = page();
+  if (header == nullptr) return;
+  Slot* target = shard_slots(header);
+  for (uint32_t slot = 0; slot < kShardSlots; ++slot) {
+    if (metrics::initial_shard[slot].load(std::memory_order_relaxed) == 0) continue;
+    uint64_t value = metrics::initial_shard[slot].exchange(0, std::memory_order_relaxed);
+    target[slot].fetch_add(value, std::memory_order_relaxed);
+  }
+}
+
+void abandon_page() {
+  metrics::counter_sink.shard_mask.store(0, std::memory_order_release);
+  metrics::counter_sink.shards.store(metrics::initial_shard, std::memory_order_release);
+  for (Slot& slot : metrics::initial_shard) slot.store(0, std::memory_order_relaxed);
+  for (size_t i = 0; i < writer.mapping_count; ++i) munmap(writer.mappings[i].address, writer.mappings[i].bytes);
+  writer.mapping_count = 0;
+  writer.path[0] = '\0';
+  writer.home.store(PageHome::None, std::memory_order_release);
+}
+
+void remove_page() {
+  if (page_home() == PageHome::File && writer.path[0] != '\0') unlink(writer.path);
+}
+
+void visit_page_mappings(void (*visit)(void*, uintptr_t, size_t), void* context) {
+  for (size_t i = 0; i < writer.mapping_count; ++i)
+    visit(context, reinterpret_cast<uintptr_t>(writer.mappings[i].address), writer.mappings[i].bytes);
+}
+
+}  // namespace hakmem::telemetry

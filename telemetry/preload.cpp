@@ -1,0 +1,29 @@
+// Composition root of the telemetry library: hooks the telemetry into the
+// allocator that it is linked with.
+#include "allocator/base/environment.h"
+#include "allocator/metrics/heap_view.h"
+#include "telemetry/page_writer.h"
+#include "telemetry/serving.h"
+#include "telemetry/transitions.h"
+
+namespace hakmem::telemetry {
+namespace {
+
+__attribute__((constructor)) void start() {
+  check_environment();
+  metrics::sample_interval_bytes.store(environment_number(Variable::kSampleBytes), std::memory_order_relaxed);
+  prepare_fork_detection();
+  metrics::hooks.on_fork_child = on_fork_child;
+  metrics::hooks.on_transition = on_transition;
+  start_serving();
+}
+
+__attribute__((destructor)) void stop() {
+  // A child that bypassed the fork handlers still has its parent's page here.
+  if (forked_unnoticed()) return;
+  stop_serving();
+  remove_page();
+}
+
+}  // namespace
+}  // namespace hakmem::telemetry

@@ -1,0 +1,268 @@
+#include "telemetry/publisher.h"
+
+#include <algorithm>
+
+#include "allocator/metrics/counters.h"
+#include "telemetry/heap_walk.h"
+#include "telemetry/page_writer.h"
+#include "telemetry/system.h"
+
+namespace hakmem::telemetry {
+namespace {
+
+using metrics::Fragmentation;
+using metrics::kCountOf;
+using metrics::kFirstSlot;
+using metrics::kSizeClassCount;
+using metrics::Metric;
+using metrics::Part;
+
+constexpr size_t kMaxTelemetryRanges = 4;
+
+// All of it used by one thread at a time (the transition flag), and static as
+// the stacks of the host's threads may be small.
+struct Publisher {
+  HeapTotals totals;
+  RangeList ours;
+  RangeList telemetry_ranges;
+  Range extra[kMaxTelemetryRanges];
+  size_t extra_count;
+  uint64_t figures[metrics::kPublishSlots];
+  PublishCost cost;
+};
+constinit Publisher publisher{};
+
+template <Metric metric>
+void store(uint32_t index, double value) {
+  static_assert(metrics::shape_of(metric).storage == metrics::Storage::Publish);
+  static_assert(metrics::shape_of(metric).kind == metrics::Kind::Gauge);
+  publisher.figures[kFirstSlot<metric> + index] = encode_gauge(value);
+}
+
+template <Metric metric, class Integer>
+requires std::is_integral_v<Integer>
+void store(uint32_t index, Integer value) { store<metric>(index, static_cast<double>(value)); }
+
+template <Metric metric>
+void store_counter(uint32_t index, uint64_t value) {
+  static_assert(metrics::shape_of(metric).kind == metrics::Kind::Counter);
+  publisher.figures[kFirstSlot<metric> + index] = value;
+}
+
+double ratio(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+template <Metric metric>
+uint64_t counted(PageHeader* page, uint32_t index) {
+  const Slot* shards = shard_slots(page);
+  uint64_t sum = 0;
+  for (uint32_t shard = 0; shard < page->shard_count.load(std::memory_order_relaxed); ++shard)
+    sum += shards[shard * metrics::kShardSlots + kFirstSlot<metric> + index].load(std::memory_order_relaxed);
+  return sum;
+}
+
+// Share of the allocated bytes of a class that nobody asked for, from the
+// requests whose size was observed.
+double internal_share(PageHeader* page, const metrics::HeapView& view, uint32_t size_class) {
+  uint64_t requested = counted<Metric::kRequestedBytesObserved>(page, size_class);
+  uint64_t allocated = counted<Metric::kRequestsObserved>(page, size_class) * view.class_bytes(size_class);
+  return allocated == 0 ? 0.0 : std::clamp(1.0 - ratio(requested, allocated), 0.0, 1.0);
+}
+
+struct ResidentParts {
+  uint64_t bytes[kCountOf<Part>];
+  uint64_t& operator[](Part part) { return bytes[static_cast<size_t>(part)]; }
+};
+
+// Stores what belongs to one class and spreads its resident bytes over the
+// parts: what the program holds first, then its rounding, then thread caches;
+// the rest of the slabs is free.
+void publish_class(PageHeader* page, const metrics::HeapView& view, uint32_t size_class, ResidentParts* parts,
+                   uint64_t* all_internal) {
+  const ClassTotals& totals = publisher.totals.classes[size_class];
+  uint64_t live_objects = totals.used_objects - totals.listed_objects;
+  uint64_t live = totals.used;
+  uint64_t internal;
+  if (size_class >= metrics::kSlabClassCount) {
+    internal = live - std::min(live, totals.requested);
+  } else {
+    uint64_t block = view.class_bytes(size_class);
+    uint64_t cached = totals.listed_objects * block;
+    live = live_objects * block;
+    internal = static_cast<uint64_t>(static_cast<double>(live) * internal_share(page, view, size_class));
+    uint64_t left = totals.resident;
+    auto take = [&](Part part, uint64_t bytes) {
+      bytes = std::min(bytes, left);
+      (*parts)[part] += bytes;
+      left -= bytes;
+    };
+    take(Part::Live, live - internal);
+    take(Part::InternalFragmentation, internal);
+    take(Part::ThreadCache, cached);
+    take(Part::SlabFree, left);
+  }
+  uint64_t external = totals.carved - std::min(totals.carved, totals.used);
+  *all_internal += internal;
+
+  constexpr uint32_t kStates = kCountOf<metrics::SlabState>;
+  for (uint32_t state = 0; state < kStates; ++state)
+    store<Metric::kSlabs>(size_class * kStates + state, totals.slabs[state]);
+  store<Metric::kSlabBytes>(size_class, totals.slab_bytes);
+  store<Metric::kSlabOccupancy>(size_class, ratio(totals.used_objects, totals.capacity_objects));
+  store<Metric::kLiveObjects>(size_class, live_objects);
+  store<Metric::kLiveBytes>(size_class, live);
+  constexpr uint32_t kKinds = kCountOf<Fragmentation>;
+  uint32_t first = size_class * kKinds;
+  store<Metric::kClassFragmentationBytes>(first + static_cast<uint32_t>(Fragmentation::Internal), internal);
+  store<Metric::kClassFragmentationBytes>(first + static_cast<uint32_t>(Fragmentation::External), external);
+  store<Metric::kClassFragmentationRatio>(first + static_cast<uint32_t>(Fragmentation::Internal),
+                                          ratio(internal, totals.carved));
+  store<Metric::kClassFragmentationRatio>(first + static_cast<uint32_t>(Fragmentation::External),
+                                          ratio(external, totals.carved));
+}
+
+void publish_superslabs() {
+  const HeapTotals& totals = publisher.totals;
+  for (uint32_t state = 0; state < kCountOf<metrics::SuperslabState>; ++state)
+    store<Metric::kSuperslabs>(state, totals.superslabs[state]);
+  using metrics::BytesKind;
+  store<Metric::kSuperslabBytes>(static_cast<uint32_t>(BytesKind::Reserved), totals.reserved);
+  store<Metric::kSuperslabBytes>(static_cast<uint32_t>(BytesKind::Committed), totals.committed);
+  store<Metric::kSuperslabBytes>(static_cast<uint32_t>(BytesKind::InUse), totals.in_use);
+  store<Metric::kHugeLive>(0, totals.classes[metrics::kHugeClass].used_objects);
+  store<Metric::kHugeLiveBytes>(0, totals.classes[metrics::kHugeClass].used);
+}
+
+void publish_locks(const metrics::HeapView& view) {
+  for (uint32_t lock = 0; lock < kCountOf<metrics::Lock>; ++lock) {
+    LockStatsView stats = view.lock_stats(static_cast<metrics::Lock>(lock));
+    store_counter<Metric::kLockAcquisitions>(lock, stats.acquisitions);
+    store_counter<Metric::kLockWaits>(lock, stats.waits);
+    store_counter<Metric::kLockWaitTime>(lock, stats.wait_nanoseconds);
+  }
+}
+
+void collect_telemetry_ranges() {
+  RangeList& list = publisher.telemetry_ranges;
+  list.clear();
+  visit_page_mappings(
+      [](void* context, uintptr_t address, size_t bytes) { static_cast<RangeList*>(context)->add(address, bytes); },
+      &list);
+  for (size_t i = 0; i < publisher.extra_count; ++i)
+    list.add(publisher.extra[i].begin, publisher.extra[i].end - publisher.extra[i].begin);
+  for (const RangeList* own : {&publisher.ours, &publisher.telemetry_ranges})
+    list.add(own->mapping().begin, own->mapped_bytes());
+  list.normalise();
+}
+
+// What a walk of our own ranges alone knows of telemetry: its mappings are
+// populated when they are made.
+uint64_t telemetry_bytes() {
+  uint64_t bytes = 0;
+  for (const Range& range : publisher.telemetry_ranges) bytes += range.end - range.begin;
+  return bytes;
+}
+
+// The kernel's part: the process's total and what is not ours, read as near to
+// each other as it gets.
+void publish_process(uint64_t heap_resident, ResidentParts* parts) {
+  double outside = kNotMeasured;
+  double total = kNotMeasured;
+  double unexplained = kNotMeasured;
+  MappingAccount account;
+  publisher.ours.normalise();
+  uint64_t resident = process_resident_bytes();
+  if (publisher.ours.complete() && publisher.telemetry_ranges.complete() && resident != 0 &&
+      account_for_mappings(publisher.ours, publisher.telemetry_ranges, &account)) {
+    (*parts)[Part::Telemetry] = account.telemetry;
+    outside = static_cast<double>(account.outside);
+    total = static_cast<double>(resident);
+    unexplained = total - outside - static_cast<double>(heap_resident + account.telemetry);
+  }
+  store<Metric::kResidentBytes>(static_cast<uint32_t>(Part::Outside), outside);
+  store<Metric::kProcessResidentBytes>(0, total);
+  store<Metric::kResidentUnexplained>(0, unexplained);
+}
+
+void publish_no_process() {
+  store<Metric::kResidentBytes>(static_cast<uint32_t>(Part::Outside), kNotMeasured);
+  store<Metric::kProcessResidentBytes>(0, kNotMeasured);
+  store<Metric::kResidentUnexplained>(0, kNotMeasured);
+}
+
+void store_figures(PageHeader* page) {
+  Slot* slots = publish_slots(page);
+  uint64_t epoch = page->publish_epoch.load(std::memory_order_relaxed);
+  page->publish_epoch.store(epoch + 1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  for (uint32_t i = 0; i < metrics::kPublishSlots; ++i) slots[i].store(publisher.figures[i], std::memory_order_relaxed);
+  page->publish_epoch.store(epoch + 2, std::memory_order_release);
+}
+
+}  // namespace
+
+void add_telemetry_range(uintptr_t address, size_t bytes) {
+  if (publisher.extra_count < kMaxTelemetryRanges)
+    publisher.extra[publisher.extra_count++] = {address, address + bytes};
+}
+
+void forget_telemetry_ranges() { publisher.extra_count = 0; }
+
+uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
+  uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
+  HeapTotals& totals = publisher.totals;
+  publisher.ours.clear();
+  walk_heap(view, &totals, &publisher.ours);
+
+  ResidentParts parts{};
+  uint64_t internal = 0;
+  uint64_t live = 0;
+  uint64_t cached = 0;
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    publish_class(page, view, size_class, &parts, &internal);
+    const ClassTotals& of_class = totals.classes[size_class];
+    uint64_t block = of_class.used_objects == 0 ? 0 : of_class.used / of_class.used_objects;
+    cached += of_class.listed_objects * block;
+    live += of_class.used - of_class.listed_objects * block;
+  }
+  publish_superslabs();
+  publish_locks(view);
+  parts[Part::Live] += totals.large_resident_live;
+  parts[Part::InternalFragmentation] += totals.large_resident_internal;
+  parts[Part::EmptySlab] = totals.empty_slab_resident;
+  parts[Part::Retained] = totals.retained_resident;
+  parts[Part::Metadata] = totals.metadata_resident;
+  uint64_t heap_resident = 0;
+  for (uint64_t bytes : parts.bytes) heap_resident += bytes;
+
+  collect_telemetry_ranges();
+  parts[Part::Telemetry] = telemetry_bytes();
+  uint64_t middle = clock_nanoseconds(CLOCK_MONOTONIC);
+  if (depth == Depth::Process) {
+    publish_process(heap_resident, &parts);
+    publisher.cost.process = clock_nanoseconds(CLOCK_MONOTONIC) - middle;
+  } else {
+    publish_no_process();
+  }
+  publisher.cost.heap = middle - start;
+  for (uint32_t part = 0; part < static_cast<uint32_t>(Part::Outside); ++part)
+    store<Metric::kResidentBytes>(part, parts.bytes[part]);
+
+  uint64_t free_resident = parts[Part::SlabFree] + parts[Part::EmptySlab] + parts[Part::Retained];
+  store<Metric::kFragmentationBytes>(static_cast<uint32_t>(Fragmentation::Internal), internal);
+  store<Metric::kFragmentationBytes>(static_cast<uint32_t>(Fragmentation::External), free_resident);
+  store<Metric::kFragmentationRatio>(static_cast<uint32_t>(Fragmentation::Internal), ratio(internal, live));
+  store<Metric::kFragmentationRatio>(static_cast<uint32_t>(Fragmentation::External),
+                                     ratio(free_resident, heap_resident));
+  store<Metric::kHeapResidentBytes>(0, heap_resident + parts[Part::Telemetry]);
+  store<Metric::kThreads>(0, totals.threads);
+  store<Metric::kThreadCacheBytes>(0, cached);
+  store<Metric::kPublishTime>(0, static_cast<double>(clock_nanoseconds(CLOCK_REALTIME)) / 1e9);
+  store_figures(page);
+  return totals.threads;
+}
+
+PublishCost publish_cost() { return publisher.cost; }
+
+}  // namespace hakmem::telemetry

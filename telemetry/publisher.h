@@ -1,0 +1,33 @@
+// The publisher: walks the heap view, asks the kernel what is resident, and
+// stores the figures of the moment in the stats page.
+#pragma once
+
+#include <cstdint>
+
+#include "allocator/metrics/heap_view.h"
+#include "telemetry/residency.h"
+#include "telemetry/stats_page.h"
+
+namespace hakmem::telemetry {
+
+enum class Depth : uint8_t {
+  Heap,     // our own ranges only: cheap in any process
+  Process,  // and the rest of the process, which costs by the number of its mappings
+};
+
+// Ranges besides the pages that belong to telemetry, such as the serving thread's stack.
+void add_telemetry_range(uintptr_t address, size_t bytes);
+void forget_telemetry_ranges();  // in a forked child
+
+// Measures and stores. One thread at a time; takes no lock of the allocator and
+// allocates nothing through it. Returns the number of thread caches.
+uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth);
+
+// How many nanoseconds the last walk of each depth took.
+struct PublishCost {
+  uint64_t heap;
+  uint64_t process;  // of the part beyond the heap
+};
+PublishCost publish_cost();
+
+}  // namespace hakmem::telemetry

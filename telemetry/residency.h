@@ -1,0 +1,69 @@
+// What is resident, asked from the kernel: our ranges by mincore, everything
+// else by the kernel's list of mappings. Never as a difference.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hakmem::telemetry {
+
+struct Range {
+  uintptr_t begin;
+  uintptr_t end;
+};
+
+// A list of ranges in memory mapped for it alone; grows by itself. When the
+// kernel gives no memory it drops ranges and says so. One thread at a time.
+class RangeList {
+ public:
+  void clear() { count_ = 0, complete_ = true; }
+  void add(uintptr_t address, size_t bytes);
+  // Sorts by address and joins what overlaps.
+  void normalise();
+  const Range* begin() const { return ranges_; }
+  const Range* end() const { return ranges_ + count_; }
+  bool complete() const { return complete_; }
+  size_t mapped_bytes() const { return capacity_ * sizeof(Range); }
+  Range mapping() const {
+    auto address = reinterpret_cast<uintptr_t>(ranges_);
+    return {address, address + mapped_bytes()};
+  }
+
+ private:
+  Range* ranges_ = nullptr;
+  size_t count_ = 0;
+  size_t capacity_ = 0;
+  bool complete_ = true;
+};
+
+inline constexpr size_t kKernelPageBytes = 4096;
+
+// One byte a page, bit 0 set when it is resident; false when the range is not
+// mapped throughout. For private anonymous memory.
+bool resident_pages(uintptr_t address, size_t bytes, unsigned char* pages);
+
+// Resident bytes of private anonymous memory.
+uint64_t resident_bytes(uintptr_t address, size_t bytes);
+
+// Resident bytes of the process by /proc/self/statm; 0 when it cannot be read.
+uint64_t process_resident_bytes();
+
+// Sum of resident bytes by the exact, slower account of /proc/self/smaps_rollup; 0 without it.
+uint64_t process_resident_bytes_exact();
+
+struct MappingAccount {
+  uint64_t outside;    // mappings that are neither ours nor the exporter's
+  uint64_t telemetry;  // the exporter's: its ranges and its files
+};
+
+// Walks the kernel's list of mappings. `ours` (normalised) is left out;
+// `telemetry_ranges` (normalised) and mappings of the files noted by
+// note_files_after go to telemetry. False when /proc does not tell.
+bool account_for_mappings(const RangeList& ours, const RangeList& telemetry_ranges, MappingAccount* result);
+
+// Files that are mapped after the second call and were not before the first
+// are the exporter module's.
+void note_files_before();
+void note_files_after();
+
+}  // namespace hakmem::telemetry

@@ -1,0 +1,266 @@
+#include "telemetry/serving.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include <cstring>
+
+#include "allocator/base/environment.h"
+#include "allocator/base/message.h"
+#include "telemetry/map_reader.h"
+#include "telemetry/module_interface.h"
+#include "telemetry/publisher.h"
+#include "telemetry/residency.h"
+#include "telemetry/system.h"
+#include "telemetry/transitions.h"
+
+// These moved into libc with GLIBC_2.34. By their old versions the library runs
+// on older systems too, where a program without threads may lack them: so weak.
+extern "C" {
+int hakmem_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*) __attribute__((weak));
+int hakmem_pthread_attr_setstack(pthread_attr_t*, void*, size_t) __attribute__((weak));
+void* hakmem_dlopen(const char*, int) __attribute__((weak));
+void* hakmem_dlsym(void*, const char*) __attribute__((weak));
+char* hakmem_dlerror() __attribute__((weak));
+}
+#if defined(__x86_64__)
+__asm__(".symver hakmem_pthread_create, pthread_create@GLIBC_2.2.5");
+__asm__(".symver hakmem_pthread_attr_setstack, pthread_attr_setstack@GLIBC_2.3.3");
+__asm__(".symver hakmem_dlopen, dlopen@GLIBC_2.2.5");
+__asm__(".symver hakmem_dlsym, dlsym@GLIBC_2.2.5");
+__asm__(".symver hakmem_dlerror, dlerror@GLIBC_2.2.5");
+#elif defined(__aarch64__)
+__asm__(".symver hakmem_pthread_create, pthread_create@GLIBC_2.17");
+__asm__(".symver hakmem_pthread_attr_setstack, pthread_attr_setstack@GLIBC_2.17");
+__asm__(".symver hakmem_dlopen, dlopen@GLIBC_2.17");
+__asm__(".symver hakmem_dlsym, dlsym@GLIBC_2.17");
+__asm__(".symver hakmem_dlerror, dlerror@GLIBC_2.17");
+#endif
+
+namespace hakmem::telemetry {
+namespace {
+
+constexpr size_t kStackBytes = 1 << 20;
+constexpr size_t kGuardBytes = 64 << 10;
+constexpr uint32_t kMaxAncestors = 64;
+constexpr size_t kMaxSockets = 32;
+
+enum class Role : uint8_t {
+  None,      // no endpoint asked for
+  Waiting,   // the thread lets the first second of life pass
+  Serving,   // the endpoint answers
+  Finished,  // it could not be had, or the host closed it
+  Silent,    // an ancestor serves us by our page
+};
+
+// A socket of the module, with its inode: a descriptor that the host closed and
+// opened anew must not be touched.
+struct Socket {
+  std::atomic<int> fd_plus_one;  // 0: free
+  uint64_t inode;                // written before fd_plus_one
+};
+
+struct Serving {
+  std::atomic<Role> role;
+  std::atomic<bool> stopped;
+  ModuleHost host;
+  Socket sockets[kMaxSockets];
+};
+constinit Serving serving{};
+
+uint64_t socket_inode(int fd) {
+  struct stat status;
+  return raw_fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
+}
+
+void socket_opened(int fd) {
+  for (Socket& socket : serving.sockets) {
+    if (socket.fd_plus_one.load(std::memory_order_relaxed) != 0) continue;
+    socket.inode = socket_inode(fd);
+    socket.fd_plus_one.store(fd + 1, std::memory_order_release);
+    return;
+  }
+}
+
+void socket_closed(int fd) {
+  for (Socket& socket : serving.sockets)
+    if (socket.fd_plus_one.load(std::memory_order_relaxed) == fd + 1)
+      socket.fd_plus_one.store(0, std::memory_order_release);
+}
+
+void set_serving(bool on) {
+  serving.role.store(on ? Role::Serving : Role::Finished, std::memory_order_release);
+  if (!acquire_page()) return;
+  if (PageHeader* header = page()) header->serving.store(on ? 1 : 0, std::memory_order_release);
+  release_page();
+}
+
+bool may_serve() { return !serving.stopped.load(std::memory_order_relaxed) && !forked_unnoticed(); }
+
+const void* refresh(size_t* bytes) { return refresh_page(bytes); }
+
+bool page_says_serving(uint64_t pid_namespace, uint32_t pid, uint64_t start_time) {
+  char path[256];
+  TextBuilder(path, sizeof path)
+      .text(environment_text(Variable::kPages))
+      .text("/")
+      .text(kPagePrefix)
+      .number(pid_namespace)
+      .text(".")
+      .number(pid)
+      .text(".")
+      .number(start_time);
+  int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return false;
+  alignas(PageHeader) unsigned char bytes[sizeof(PageHeader)];
+  bool read_all = pread(fd, bytes, sizeof bytes, 0) == static_cast<ssize_t>(sizeof bytes);
+  close(fd);
+  const auto* header = reinterpret_cast<const PageHeader*>(bytes);
+  return read_all && header->magic.load(std::memory_order_relaxed) == kPageMagic &&
+         header->catalogue_hash == kCatalogueHash && header->serving.load(std::memory_order_relaxed) == 1;
+}
+
+// HAKMEM_LISTEN is inherited: what a serving process starts is shown by it.
+bool an_ancestor_serves() {
+  uint64_t pid_namespace = own_pid_namespace();
+  ProcessStat stat;
+  if (!read_process_stat(static_cast<uint32_t>(syscall(SYS_getpid)), &stat)) return false;
+  for (uint32_t depth = 0; depth < kMaxAncestors && stat.parent > 1; ++depth) {
+    uint32_t pid = stat.parent;
+    if (!read_process_stat(pid, &stat)) return false;
+    if (page_says_serving(pid_namespace, pid, stat.start_time)) return true;
+  }
+  return false;
+}
+
+// Path of a file beside this library; the list of mappings knows where that is.
+bool path_beside_library(const char* file, char* path, size_t bytes) {
+  auto here = reinterpret_cast<uintptr_t>(&path_beside_library);
+  MapReader maps;
+  for (MapEntry entry; maps.is_open() && maps.next(&entry);) {
+    if (here < entry.begin || here >= entry.end) continue;
+    const char* slash = strrchr(entry.path, '/');
+    if (slash == nullptr || static_cast<size_t>(slash - entry.path) + strlen(file) + 2 > bytes) return false;
+    auto folder = static_cast<size_t>(slash - entry.path) + 1;
+    memcpy(path, entry.path, folder);
+    strcpy(path + folder, file);
+    return true;
+  }
+  return false;
+}
+
+void complain(const char* what, const char* detail) {
+  LineBuffer line;
+  line.text("hakmem: no endpoint: ").text(what).text(detail).text("\n").print();
+}
+
+ModuleServe load_module() {
+  // /proc may be hidden; then the loader looks where it looks for any library.
+  static constinit char path[4096]{};
+  if (!path_beside_library(kModuleFile, path, sizeof path)) strcpy(path, kModuleFile);
+  // Privately: its C++ libraries must not become the host's.
+  void* module = hakmem_dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (module == nullptr) {
+    const char* error = hakmem_dlerror != nullptr ? hakmem_dlerror() : nullptr;
+    complain("", error != nullptr ? error : "the exporter module cannot be loaded");
+    return nullptr;
+  }
+  auto serve = reinterpret_cast<ModuleServe>(hakmem_dlsym(module, kModuleServeName));
+  if (serve == nullptr) complain(path, " is not the exporter module");
+  return serve;
+}
+
+void* serving_thread(void*) {
+  prctl(PR_SET_NAME, "hakmem", 0, 0, 0);
+  timespec second{1, 0};
+  nanosleep(&second, nullptr);
+  if (!may_serve()) return nullptr;
+  if (an_ancestor_serves()) {
+    serving.role.store(Role::Silent, std::memory_order_release);
+    return nullptr;
+  }
+  if (acquire_page()) {
+    if (page() == nullptr) create_page(true, true);
+    note_files_before();
+    release_page();
+  }
+  ModuleServe serve = load_module();
+  if (serve != nullptr) {
+    if (acquire_page()) {
+      note_files_after();
+      release_page();
+    }
+    serve(&serving.host);
+  }
+  if (serving.role.load(std::memory_order_relaxed) != Role::Silent)
+    serving.role.store(Role::Finished, std::memory_order_release);
+  return nullptr;
+}
+
+void start_thread() {
+  if (&hakmem_pthread_create == nullptr || &hakmem_pthread_attr_setstack == nullptr || &hakmem_dlopen == nullptr ||
+      &hakmem_dlsym == nullptr) {
+    complain("", "this C library has threads and the loader in libraries that the program does not use");
+    return;
+  }
+  serving.role.store(Role::Waiting, std::memory_order_release);
+  // A stack of our own, so that it is known whose memory it is.
+  void* area =
+      mmap(nullptr, kStackBytes + 2 * kGuardBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (area == MAP_FAILED) return;
+  char* stack = static_cast<char*>(area) + kGuardBytes;
+  if (mprotect(stack, kStackBytes, PROT_READ | PROT_WRITE) != 0) return;
+  add_telemetry_range(reinterpret_cast<uintptr_t>(stack), kStackBytes);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  hakmem_pthread_attr_setstack(&attributes, stack, kStackBytes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  // The host's signals are the host's: the thread is born with all blocked.
+  sigset_t all;
+  sigset_t saved;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &saved);
+  pthread_t thread;
+  int error = hakmem_pthread_create(&thread, &attributes, serving_thread, nullptr);
+  sigprocmask(SIG_SETMASK, &saved, nullptr);
+  pthread_attr_destroy(&attributes);
+  if (error != 0) complain("", "a thread cannot be started");
+}
+
+// A child whose parent did not serve yet, such as a daemon, serves itself. Runs
+// after the allocator's own handler, when memory can be had again.
+void start_in_child() {
+  if (serving.role.load(std::memory_order_relaxed) == Role::Waiting) start_thread();
+}
+
+}  // namespace
+
+void start_serving() {
+  ListenAddress listen;
+  if (!is_set(Variable::kListen) || !parse_listen_address(environment_text(Variable::kListen), &listen)) return;
+  char name[16] = {};
+  prctl(PR_GET_NAME, name, 0, 0, 0);
+  if (is_set(Variable::kProgram) && strcmp(name, environment_text(Variable::kProgram)) != 0) return;
+  serving.host = {kModuleInterface, listen.address, listen.port,   environment_text(Variable::kPages),
+                  refresh,          socket_opened,  socket_closed, set_serving,
+                  may_serve};
+  pthread_atfork(nullptr, nullptr, start_in_child);
+  start_thread();
+}
+
+void leave_serving_to_parent() {
+  for (Socket& socket : serving.sockets) {
+    int fd = socket.fd_plus_one.load(std::memory_order_relaxed) - 1;
+    if (fd >= 0 && socket_inode(fd) == socket.inode) close(fd);
+    socket.fd_plus_one.store(0, std::memory_order_relaxed);
+  }
+  if (serving.role.load(std::memory_order_relaxed) == Role::Serving)
+    serving.role.store(Role::Silent, std::memory_order_relaxed);
+}
+
+void stop_serving() { serving.stopped.store(true, std::memory_order_relaxed); }
+
+}  // namespace hakmem::telemetry

@@ -1,0 +1,18 @@
+// The embedded endpoint's side in the telemetry library: a thread of our own
+// that loads the exporter module, only when HAKMEM_LISTEN asks for it.
+#pragma once
+
+namespace hakmem::telemetry {
+
+// Starts the thread when the environment asks for an endpoint in this program.
+// Once, from a constructor.
+void start_serving();
+
+// In a forked child: closes the parent's sockets and remembers whether the
+// parent served. Async-signal-safe.
+void leave_serving_to_parent();
+
+// The process ends: the module answers no more.
+void stop_serving();
+
+}  // namespace hakmem::telemetry

@@ -1,0 +1,200 @@
+#include "telemetry/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+namespace hakmem::telemetry {
+namespace {
+
+using metrics::kShardSlots;
+using metrics::Metric;
+
+constexpr int kAttempts = 64;
+
+// Where a page is read from: copies 64-bit words at a multiple of 8.
+class FileSource {
+ public:
+  explicit FileSource(int fd) : fd_(fd) {}
+
+  bool copy(size_t offset, uint64_t* words, size_t count) {
+    auto* target = reinterpret_cast<char*>(words);
+    size_t left = count * sizeof *words;
+    while (left > 0) {
+      ssize_t length = pread(fd_, target, left, static_cast<off_t>(offset));
+      if (length < 0 && errno == EINTR) continue;
+      if (length <= 0) return false;
+      target += length;
+      offset += static_cast<size_t>(length);
+      left -= static_cast<size_t>(length);
+    }
+    return true;
+  }
+
+  size_t bytes() const {
+    struct stat status {};
+    return fstat(fd_, &status) == 0 && status.st_size > 0 ? static_cast<size_t>(status.st_size) : 0;
+  }
+
+ private:
+  int fd_;
+};
+
+class MemorySource {
+ public:
+  MemorySource(const void* page, size_t bytes) : page_(static_cast<const char*>(page)), bytes_(bytes) {}
+
+  bool copy(size_t offset, uint64_t* words, size_t count) {
+    if (offset + count * sizeof *words > bytes_) return false;
+    const auto* slots = reinterpret_cast<const Slot*>(page_ + offset);
+    for (size_t i = 0; i < count; ++i) words[i] = slots[i].load(std::memory_order_relaxed);
+    return true;
+  }
+
+  size_t bytes() const { return bytes_; }
+
+ private:
+  const char* page_;
+  size_t bytes_;
+};
+
+static_assert(sizeof(PageHeader) % sizeof(uint64_t) == 0);
+
+template <class Source>
+bool read_header(Source& source, PageHeader* header) {
+  uint64_t words[sizeof(PageHeader) / sizeof(uint64_t)] = {};
+  if (!source.copy(0, words, std::size(words))) return false;
+  memcpy(static_cast<void*>(header), words, sizeof words);
+  return true;
+}
+
+std::string bounded(const char* text, size_t bytes) { return {text, strnlen(text, bytes)}; }
+
+template <class Source>
+PageProblem check(Source& source, PageHeader* copy, uint32_t* shards) {
+  if (!read_header(source, copy)) return source.bytes() == 0 ? PageProblem::Unfinished : PageProblem::NotAPage;
+  const PageHeader& header = *copy;
+  uint64_t magic = header.magic.load(std::memory_order_acquire);
+  if (magic == 0) return PageProblem::Unfinished;
+  if (magic != kPageMagic) return PageProblem::NotAPage;
+  if (header.layout_version != kLayoutVersion) return PageProblem::ForeignVersion;
+  if (header.catalogue_hash != kCatalogueHash) return PageProblem::ForeignCatalogue;
+  if (header.header_bytes != sizeof(PageHeader)) return PageProblem::Damaged;
+  *shards = header.shard_count.load(std::memory_order_relaxed);
+  if (*shards == 0 || *shards > kMaxShards || (*shards & (*shards - 1)) != 0) return PageProblem::Damaged;
+  if (source.bytes() < page_bytes(1)) return PageProblem::Damaged;
+  // A page that grew since the caller asked for its size: the new shards come next time.
+  while (page_bytes(*shards) > source.bytes()) *shards /= 2;
+  return PageProblem::None;
+}
+
+template <class Source>
+bool read_epoch(Source& source, uint64_t* epoch) {
+  return source.copy(offsetof(PageHeader, publish_epoch), epoch, 1);
+}
+
+template <class Source>
+bool read_published(Source& source, std::vector<uint64_t>* published) {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    uint64_t before;
+    uint64_t after;
+    if (!read_epoch(source, &before) || !source.copy(kPublishOffset, published->data(), published->size()))
+      return false;
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (!read_epoch(source, &after)) return false;
+    if (before == after && before % 2 == 0) return true;
+    std::this_thread::yield();
+  }
+  // Its owner was killed between two stores: each figure is whole, their moments differ.
+  return true;
+}
+
+template <class Source>
+bool add_counters(Source& source, uint32_t shards, uint32_t first, uint32_t count, uint64_t* sums) {
+  std::vector<uint64_t> words(count);
+  std::fill(sums, sums + count, 0);
+  for (uint32_t shard = 0; shard < shards; ++shard) {
+    size_t slot = size_t{shard} * kShardSlots + first;
+    if (!source.copy(kShardsOffset + slot * sizeof(Slot), words.data(), count)) return false;
+    for (uint32_t i = 0; i < count; ++i) sums[i] += words[i];
+  }
+  return true;
+}
+
+}  // namespace
+
+template <class Source>
+PageProblem read_from(Source& source, Snapshot* snapshot) {
+  PageHeader header{};
+  uint32_t shards = 0;
+  if (PageProblem problem = check(source, &header, &shards); problem != PageProblem::None) return problem;
+  snapshot->identity = header.identity;
+  snapshot->comm = bounded(header.identity.comm, sizeof header.identity.comm);
+  snapshot->version = bounded(header.version, sizeof header.version);
+  snapshot->build = bounded(header.build, sizeof header.build);
+  snapshot->serving = header.serving.load(std::memory_order_relaxed) == 1;
+  std::copy(std::begin(header.class_bytes), std::end(header.class_bytes), std::begin(snapshot->class_bytes));
+
+  snapshot->published_.resize(metrics::kPublishSlots);
+  if (!read_published(source, &snapshot->published_)) return PageProblem::Damaged;
+
+  constexpr uint32_t kCollected = metrics::kFirstSlot<Metric::kCollectedObjects>;
+  constexpr uint32_t kCollectedCount = metrics::shape_of(Metric::kCollectedObjects).slots();
+  std::vector<uint64_t> collected(kCollectedCount);
+  snapshot->counters_.resize(kShardSlots);
+  if (!add_counters(source, shards, kCollected, kCollectedCount, collected.data())) return PageProblem::Damaged;
+  std::atomic_thread_fence(std::memory_order_acquire);
+  if (!add_counters(source, shards, 0, kShardSlots, snapshot->counters_.data())) return PageProblem::Damaged;
+  std::copy(collected.begin(), collected.end(), snapshot->counters_.begin() + kCollected);
+  return PageProblem::None;
+}
+
+PageProblem read_snapshot(int fd, Snapshot* snapshot) {
+  FileSource source(fd);
+  return read_from(source, snapshot);
+}
+
+PageProblem read_snapshot(const void* page, size_t bytes, Snapshot* snapshot) {
+  MemorySource source(page, bytes);
+  return read_from(source, snapshot);
+}
+
+int open_page(const std::string& path) {
+  int fd = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+  struct stat status {};
+  if (fd >= 0 && (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode))) {
+    close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+uint64_t Snapshot::counter(Metric metric, uint32_t index) const {
+  const auto& slots = metrics::shape_of(metric).storage == metrics::Storage::Shard ? counters_ : published_;
+  return slots[metrics::first_slot(metric) + index];
+}
+
+double Snapshot::gauge(Metric metric, uint32_t index) const {
+  return decode_gauge(published_[metrics::first_slot(metric) + index]);
+}
+
+const char* describe(PageProblem problem) {
+  switch (problem) {
+    case PageProblem::None: return "good";
+    case PageProblem::Unreadable: return "unreadable";
+    case PageProblem::Unfinished: return "unfinished";
+    case PageProblem::NotAPage: return "not_a_page";
+    case PageProblem::ForeignVersion: return "foreign_version";
+    case PageProblem::ForeignCatalogue: return "foreign_catalogue";
+    case PageProblem::Damaged:
+    case PageProblem::kCount: break;
+  }
+  return "damaged";
+}
+
+}  // namespace hakmem::telemetry

@@ -1,0 +1,60 @@
+// The reader's side of the stats page: a consistent copy of everything in it.
+// For the exporter module, the host exporter and the command line.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "telemetry/stats_page.h"
+
+namespace hakmem::telemetry {
+
+enum class PageProblem : uint8_t {
+  None,
+  Unreadable,        // it cannot be opened or read
+  Unfinished,        // being made just now
+  NotAPage,          // something else under a page's name
+  ForeignVersion,    // another layout
+  ForeignCatalogue,  // another set of metrics
+  Damaged,           // sizes that cannot be
+  kCount
+};
+
+const char* describe(PageProblem problem);
+
+class Snapshot {
+ public:
+  Identity identity{};
+  std::string comm;
+  std::string version;
+  std::string build;
+  bool serving = false;
+  uint32_t class_bytes[metrics::kSizeClassCount]{};
+
+  // Sum over the shards, or the published figure, of a counter's slot.
+  uint64_t counter(metrics::Metric metric, uint32_t index) const;
+  // A published gauge; NaN when it was not measured.
+  double gauge(metrics::Metric metric, uint32_t index) const;
+
+ private:
+  template <class Source>
+  friend PageProblem read_from(Source& source, Snapshot* snapshot);
+  std::vector<uint64_t> counters_;
+  std::vector<uint64_t> published_;
+};
+
+// Reads a page's file by pread: whatever its owner does to the file meanwhile,
+// the worst is a problem returned. The two numbers of counters that are
+// subtracted from each other, collected from refilled objects, are read in the
+// order that keeps the difference from being negative.
+PageProblem read_snapshot(int fd, Snapshot* snapshot);
+
+// The same from a page in this process's memory.
+PageProblem read_snapshot(const void* page, size_t bytes, Snapshot* snapshot);
+
+// Opens a page's file for read_snapshot; -1 when it is not a regular file or cannot be opened.
+int open_page(const std::string& path);
+
+}  // namespace hakmem::telemetry

@@ -1,0 +1,107 @@
+// The stats page: what a process tells the world about its heap, in one file.
+//
+//   offset 0                 PageHeader
+//   kPublishOffset           kPublishSlots figures that the publisher stores
+//   kShardsOffset            shard_count shards of kShardSlots counters
+//
+// Written in place through a shared mapping by the process that owns it, read
+// from outside by pread alone, so that neither side needs the other to be alive
+// or well-meaning. A change of anything here changes kLayoutVersion; a change of
+// the catalogue changes the hash by itself.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "allocator/metrics/catalogue.h"
+
+namespace hakmem::telemetry {
+
+using Slot = std::atomic<uint64_t>;
+
+inline constexpr uint64_t kPageMagic = 0x3165676170616b68;  // "hkapage1" in memory
+inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kMaxShards = 16;
+
+constexpr uint64_t hash_text(uint64_t hash, const char* text) {
+  for (; *text != '\0'; ++text) hash = (hash ^ static_cast<uint8_t>(*text)) * 0x100000001b3;  // FNV-1a
+  return (hash ^ 0xff) * 0x100000001b3;
+}
+
+constexpr uint64_t hash_number(uint64_t hash, uint64_t number) {
+  for (int byte = 0; byte < 8; ++byte) hash = (hash ^ (number >> (8 * byte) & 0xff)) * 0x100000001b3;
+  return hash;
+}
+
+// Changes with every change of the rows that decides what a slot means.
+constexpr uint64_t catalogue_hash() {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
+    const metrics::MetricShape& shape = metrics::kShapes[i];
+    if (shape.storage == metrics::Storage::Serve) continue;
+    hash = hash_text(hash, metrics::kTexts[i].name);
+    hash = hash_number(hash, static_cast<uint64_t>(shape.kind) << 16 | static_cast<uint64_t>(shape.storage) << 8 |
+                                 static_cast<uint64_t>(shape.labels));
+    hash = hash_number(hash, shape.slots());
+  }
+  return hash;
+}
+
+inline constexpr uint64_t kCatalogueHash = catalogue_hash();
+
+// Who a page belongs to. A pid alone can be used again; with the start time it
+// cannot. An exec keeps both, so the nonce tells the programs apart.
+struct Identity {
+  uint64_t pid_namespace;  // inode of /proc/self/ns/pid
+  uint64_t start_time;     // field 22 of /proc/self/stat, clock ticks since boot
+  uint64_t nonce;          // random, new with every exec and fork
+  uint32_t pid;
+  uint32_t reserved;
+  char comm[16];
+};
+
+struct PageHeader {
+  std::atomic<uint64_t> magic;  // stored last, so that a page half made is not read
+  uint32_t layout_version;
+  uint32_t header_bytes;
+  uint64_t catalogue_hash;
+  Identity identity;
+  char version[16];
+  char build[16];
+  std::atomic<uint32_t> shard_count;  // a power of two; grows only
+  std::atomic<uint32_t> serving;      // 1 while the process answers scrapes itself
+  // Odd while the publisher stores its figures: a reader that sees an odd
+  // number, or two different ones, reads again.
+  std::atomic<uint64_t> publish_epoch;
+  uint32_t class_bytes[metrics::kSizeClassCount];  // size of one object; 0 for large and huge
+};
+
+inline constexpr size_t kPublishOffset = 1024;
+static_assert(sizeof(PageHeader) <= kPublishOffset);
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+inline constexpr size_t kShardsOffset = (kPublishOffset + metrics::kPublishSlots * sizeof(Slot) + 63) / 64 * 64;
+
+constexpr size_t page_bytes(uint32_t shards) {
+  size_t bytes = kShardsOffset + shards * size_t{metrics::kShardSlots} * sizeof(Slot);
+  return (bytes + 4095) / 4096 * 4096;
+}
+
+static_assert(page_bytes(1) <= 32 * 1024);
+static_assert(page_bytes(kMaxShards) <= 512 * 1024);
+
+inline Slot* publish_slots(void* page) { return reinterpret_cast<Slot*>(static_cast<char*>(page) + kPublishOffset); }
+inline Slot* shard_slots(void* page) { return reinterpret_cast<Slot*>(static_cast<char*>(page) + kShardsOffset); }
+
+// Published gauges are doubles, so that ratios and the one signed figure need no
+// rules of their own; NaN is "not measured" and is not shown. Published
+// counters are integers.
+constexpr uint64_t encode_gauge(double value) { return std::bit_cast<uint64_t>(value); }
+constexpr double decode_gauge(uint64_t slot) { return std::bit_cast<double>(slot); }
+inline constexpr double kNotMeasured = __builtin_nan("");
+
+// Name of a page's file: hakmem.NAMESPACE.PID.STARTTIME, all decimal.
+inline constexpr const char* kPagePrefix = "hakmem.";
+
+}  // namespace hakmem::telemetry

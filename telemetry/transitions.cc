@@ -1,0 +1,127 @@
+#include "telemetry/transitions.h"
+
+#include <sys/mman.h>
+
+#include "allocator/base/environment.h"
+#include "telemetry/publisher.h"
+#include "telemetry/serving.h"
+#include "telemetry/system.h"
+
+namespace hakmem::telemetry {
+namespace {
+
+constexpr uint64_t kSecond = 1'000'000'000;
+constexpr uint64_t kMillisecond = 1'000'000;
+// A walk on a host's thread may hold it up for so long; what costs more is left
+// to the serving thread, and tried again now and then.
+constexpr uint64_t kMaxProcessCost = 1 * kMillisecond;
+constexpr uint64_t kProcessRetry = 60 * kSecond;
+constexpr uint64_t kScrapeHold = 15 * kSecond;
+
+struct State {
+  std::atomic<bool> held;
+  std::atomic<uint64_t> next_publish;  // CLOCK_MONOTONIC; written by the holder
+  uint64_t next_process_try;           // holder only
+  // In a page of its own that the kernel clears in a forked child; null where
+  // the kernel cannot (before Linux 4.14).
+  std::atomic<uint32_t>* epoch;
+};
+constinit State state{};
+
+uint64_t coarse_now() { return clock_nanoseconds(CLOCK_MONOTONIC_COARSE); }
+
+// The next walk comes no earlier than 100 times the last one's duration.
+void schedule(uint64_t now, uint64_t cost, uint64_t at_least) {
+  uint64_t wait = cost * 100 > at_least ? cost * 100 : at_least;
+  state.next_publish.store(now + wait, std::memory_order_relaxed);
+}
+
+void publish_on_transition(uint64_t now) {
+  drain_initial_shard();
+  PublishCost before = publish_cost();
+  bool whole = before.process <= kMaxProcessCost || now >= state.next_process_try;
+  uint32_t threads = publish(metrics::heap_view, page(), whole ? Depth::Process : Depth::Heap);
+  PublishCost cost = publish_cost();
+  if (whole) state.next_process_try = now + kProcessRetry;
+  schedule(now, cost.heap + (whole ? cost.process : 0), kSecond);
+  grow_page(threads);
+}
+
+}  // namespace
+
+void prepare_fork_detection() {
+  void* address = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (address == MAP_FAILED) return;
+  if (madvise(address, 4096, MADV_WIPEONFORK) != 0) {
+    munmap(address, 4096);
+    return;
+  }
+  state.epoch = static_cast<std::atomic<uint32_t>*>(address);
+  state.epoch->store(1, std::memory_order_relaxed);
+  // Figures are of no use to a process that ends at once, and cost it.
+  state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
+}
+
+bool forked_unnoticed() { return state.epoch != nullptr && state.epoch->load(std::memory_order_relaxed) == 0; }
+
+bool try_acquire_page() { return !state.held.exchange(true, std::memory_order_acquire); }
+
+bool acquire_page() {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    if (try_acquire_page()) return true;
+    timespec millisecond{0, static_cast<long>(kMillisecond)};
+    nanosleep(&millisecond, nullptr);
+  }
+  return false;
+}
+
+void release_page() { state.held.store(false, std::memory_order_release); }
+
+void on_transition() {
+  if (forked_unnoticed()) on_fork_child();
+  uint64_t now = 0;
+  switch (page_home()) {
+    case PageHome::Refused: return;
+    case PageHome::None:
+      if (!counters_look_busy() || !try_acquire_page()) return;
+      if (page_home() == PageHome::None) create_page(is_set(Variable::kPages), false);
+      release_page();
+      return;
+    case PageHome::File:
+    case PageHome::Private:
+      now = coarse_now();
+      if (now < state.next_publish.load(std::memory_order_relaxed) || !try_acquire_page()) return;
+      publish_on_transition(now);
+      release_page();
+      return;
+  }
+}
+
+void on_fork_child() {
+  if (state.epoch != nullptr) state.epoch->store(1, std::memory_order_relaxed);
+  state.held.store(false, std::memory_order_relaxed);
+  state.next_process_try = 0;
+  state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
+  abandon_page();
+  forget_telemetry_ranges();
+  leave_serving_to_parent();
+}
+
+const PageHeader* refresh_page(size_t* bytes) {
+  if (!acquire_page()) return nullptr;
+  PageHeader* header = page();
+  if (header != nullptr) {
+    uint64_t now = coarse_now();
+    drain_initial_shard();
+    uint32_t threads = publish(metrics::heap_view, header, Depth::Process);
+    PublishCost cost = publish_cost();
+    schedule(now, cost.heap + cost.process, kScrapeHold);
+    grow_page(threads);
+    header = page();
+    *bytes = current_page_bytes();
+  }
+  release_page();
+  return header;
+}
+
+}  // namespace hakmem::telemetry

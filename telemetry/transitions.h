@@ -1,0 +1,35 @@
+// What telemetry does on the allocator's cold paths, and after a fork.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "telemetry/page_writer.h"
+
+namespace hakmem::telemetry {
+
+// Makes the page that tells a forked child from its parent even where fork
+// handlers were bypassed. Once, before the hooks are installed.
+void prepare_fork_detection();
+
+// metrics::Hooks: makes the page when it is time, publishes at most once a
+// second and for at most 1 % of the time.
+void on_transition();
+
+// metrics::Hooks: leaves the parent's page and starts from zero.
+void on_fork_child();
+
+// Whether this process is a child that did not go through on_fork_child.
+bool forked_unnoticed();
+
+// The right to touch the page and the publisher. try_ once, or wait for at most
+// 100 ms; the holder never waits for anything itself.
+bool try_acquire_page();
+bool acquire_page();
+void release_page();
+
+// Publishes everything for a scrape and makes on_transition hold back for a
+// while. Null when there is no page.
+const PageHeader* refresh_page(size_t* bytes);
+
+}  // namespace hakmem::telemetry
