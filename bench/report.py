@@ -48,6 +48,16 @@ def overall(document: dict, contestant: str, metric: Metric) -> float:
     return geometric_mean([median_of(document, test, contestant, metric) for test in document["samples"]])
 
 
+def standing(document: dict, contestant: str) -> dict[str, float]:
+    """By metric title: the contestant's geometric mean over that of the peer where it is lowest."""
+    peers = [name for name, allocator in document["allocators"].items() if allocator["peer"]]
+    return {
+        metric.title: overall(document, contestant, metric) / min(overall(document, peer, metric) for peer in peers)
+        for metric in metrics_of(document)
+        if peers
+    }
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table that can also be read as it is: first column to the left, figures to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -81,14 +91,13 @@ def _medians_table(document: dict, metric: Metric) -> str:
 def _summary_table(document: dict) -> str:
     """One row an allocator: its geometric means against the best peer."""
     metrics = metrics_of(document)
-    peers = [name for name, allocator in document["allocators"].items() if allocator["peer"]]
-    if not peers:
+    if not any(allocator["peer"] for allocator in document["allocators"].values()):
         return "No peer took part, so there is nothing to stand against."
     rows = []
     for name in document["allocators"]:
         row = [name]
+        against_overall = standing(document, name)
         for metric in metrics:
-            against_overall = overall(document, name, metric) / min(overall(document, p, metric) for p in peers)
             against_each = geometric_mean(
                 [
                     median_of(document, test, name, metric)
@@ -96,7 +105,7 @@ def _summary_table(document: dict) -> str:
                     for test in document["samples"]
                 ]
             )
-            row += [f"{against_overall:.3f}", f"{against_each:.3f}"]
+            row += [f"{against_overall[metric.title]:.3f}", f"{against_each:.3f}"]
         rows.append(row)
     header = ["allocator"]
     for metric in metrics:
@@ -132,7 +141,8 @@ def _details_table(document: dict) -> str:
                 verdict = "same" if test_result.p >= SIGNIFICANT_P else "slower" if slower else "faster"
                 row.append(f"{verdict} (p = {test_result.p:.3f})")
             if document["kind"] == "macro":
-                row += [f"{median(s[k] for s in document['samples'][test][name]):.3f}" for k in ("user_seconds", "sys_seconds")]
+                samples = document["samples"][test][name]
+                row += [f"{median(sample[key] for sample in samples):.3f}" for key in ("user_seconds", "sys_seconds")]
             rows.append(row)
     header = ["test, allocator", "median", f"{coverage:.0%} interval", "against the best peer"]
     if document["kind"] == "macro":
@@ -167,7 +177,8 @@ def _machine_lines(document: dict) -> list[str]:
         f"{document['arguments']} arguments, {document['duration_seconds']:.0f} s in all."
     ]
     for name, allocator in document["allocators"].items():
-        lines.append(f"- {name}: {allocator['version']}" + (f", {allocator['library']}" if allocator["library"] else ""))
+        library = f", {allocator['library']}" if allocator["library"] else ""
+        lines.append(f"- {name}: {allocator['version']}{library}")
     return lines
 
 
@@ -180,4 +191,7 @@ def markdown(document: dict) -> str:
         parts.append(f"**The machine was busy before the run (load {load:.2f}): trust ratios little and times less.**")
     if HAKMEM not in document["allocators"]:
         parts.append("hakmem was left out of this run.")
+    elif against := standing(document, HAKMEM):
+        figures = ", ".join(f"{title.lower()} {ratio:.3f}" for title, ratio in against.items())
+        parts.append(f"**hakmem against the best peer overall: {figures}.**")
     return "\n\n".join(parts) + "\n"

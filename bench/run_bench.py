@@ -13,7 +13,7 @@ from pathlib import Path
 from allocators import HAKMEM, Allocator, find_allocators
 from compare import FORMAT, compare
 from errors import BenchError
-from report import markdown
+from report import RSS, TIME, markdown, standing
 from runner import Job, macro_outcome, micro_outcome, run_all
 from workloads import (
     FULL_RUNS,
@@ -39,9 +39,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help=f"runs of each (default {FULL_RUNS}, with --quick {QUICK_RUNS})")
     parser.add_argument("--micro", action="store_true", help="the micro benchmarks in place of the programs")
     parser.add_argument("--only", metavar="NAMES", help="only these tests, separated by commas (micro: name prefixes)")
-    parser.add_argument("--with", dest="added", metavar="NAME=PATH", action="append", default=[], help="another library")
+    parser.add_argument("--with", dest="added", metavar="NAME=PATH", action="append", default=[], help="another one")
     parser.add_argument("--without", metavar="NAME", action="append", default=[], help="leave an allocator out")
     parser.add_argument("--json", metavar="FILE", help="write the result file for `compare`")
+    parser.add_argument(
+        "--at-most",
+        metavar="RATIO",
+        type=float,
+        help="exit with 1 if hakmem's time or peak RSS is above RATIO times the best peer's, by geometric mean",
+    )
     parser.add_argument("--list", action="store_true", help="show workloads, arguments and allocators, and run nothing")
     parser.add_argument("--build-dir", type=Path, default=DEFAULT_BUILD_DIR, help="where the programs are built")
     options = parser.parse_args(arguments)
@@ -142,6 +148,8 @@ def reference_of(allocators: list[Allocator]) -> Allocator:
 def run_bench(options: argparse.Namespace) -> int:
     allocators = find_allocators(options.build_dir, options.added, options.without)
     reference = reference_of(allocators)
+    if options.at_most is not None and (HAKMEM in options.without or not any(a.peer for a in allocators)):
+        raise BenchError("--at-most needs hakmem and a peer")
     if options.micro:
         arguments = micro_arguments(options.only, options.quick)
         jobs = [Job("micro", [str(options.build_dir / "bench" / "bench_micro"), *arguments], micro_outcome)]
@@ -168,16 +176,24 @@ def run_bench(options: argparse.Namespace) -> int:
     document["samples"] = run_all(options.build_dir, jobs, allocators, reference, options.runs)
     document["duration_seconds"] = time.monotonic() - start
     document["machine"]["load_after"] = os.getloadavg()[0]
-    if not document["samples"]:
-        raise BenchError(f"--only {options.only}: no such benchmark")
     document["tests"] = {
         test: arguments if options.micro else next(w for w in workloads if w.name == test).arguments(options.quick)
         for test in document["samples"]
     }
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(markdown(document), end="")
-    return 0
+    print(markdown(document), end="", flush=True)
+    return 0 if options.at_most is None else check_limit(document, options.at_most)
+
+
+def check_limit(document: dict, limit: float) -> int:
+    """Exit status of --at-most: 1, and a line that says why, if hakmem is above the limit."""
+    against = standing(document, HAKMEM)
+    above = [title for title in (TIME.title, RSS.title) if against.get(title, 0) > limit]
+    for title in above:
+        message = f"hakmem, {title.lower()}: {against[title]:.3f} of the best peer's is above {limit}"
+        print(f"bench: {message}", file=sys.stderr)
+    return 1 if above else 0
 
 
 def main(arguments: list[str]) -> int:

@@ -117,7 +117,10 @@ def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
         raise BenchError(f"{what}: killed by {signal.Signals(usage['signal']).name}: {message}")
     if usage["exit_status"]:
         raise BenchError(f"{what}: exit status {usage['exit_status']}: {message}")
-    outcome = job.parse(stdout, usage)
+    try:
+        outcome = job.parse(stdout, usage)
+    except (ValueError, KeyError) as error:
+        raise BenchError(f"{what}: its output is not what was expected: {message}") from error
     check_preload(allocator, outcome.malloc, what, message)
     return outcome
 

@@ -113,7 +113,8 @@ class CommandTest(unittest.TestCase):
         before = document({"larson": STEADY})
         after = document({"larson": STEADY})
         after["allocators"]["mimalloc"] = {"peer": True}
-        after["samples"]["larson"]["mimalloc"] = document({"larson": [t * 2 for t in STEADY]})["samples"]["larson"]["hakmem"]
+        twice = document({"larson": [t * 2 for t in STEADY]})
+        after["samples"]["larson"]["mimalloc"] = twice["samples"]["larson"]["hakmem"]
         result = self.compare(before, after, "--against", "mimalloc")
         self.assertEqual(result.returncode, 1)
         self.assertIn("+100.0%", result.stdout)

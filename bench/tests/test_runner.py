@@ -69,7 +69,8 @@ class WorkloadTest(unittest.TestCase):
             ("slots=5", "form --name=value"),
             ("--smallest=4", "sizes must be"),
         ):
-            result = subprocess.run([BUILD / "bench" / "bench_random", option], capture_output=True, text=True, check=False)
+            command = [BUILD / "bench" / "bench_random", option]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
             self.assertEqual(result.returncode, 2, option)
             self.assertIn(message, result.stderr)
 
@@ -155,6 +156,11 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("mixed under broken: the preload had no effect", result.stderr)
 
+    def test_unknown_micro_benchmark(self):
+        result = run_bench("--micro", "--only", "nothing", "--without", "hakmem")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("Failed to match any benchmarks", result.stderr)
+
     def test_bad_arguments_are_one_clear_line(self):
         without_hakmem = ["--without", "hakmem"]
         for arguments, message in (
@@ -165,6 +171,7 @@ class CommandTest(unittest.TestCase):
             (["--with", "glibc=/bin/true", *without_hakmem], "there is a glibc already"),
             (["--json", "/nonexistent/x.json", *without_hakmem], "--json /nonexistent/x.json: No such file"),
             (["--build-dir", "/nonexistent"], "/nonexistent/libhakmem.so is missing"),
+            (["--at-most", "1.25", *without_hakmem], "--at-most needs hakmem and a peer"),
         ):
             result = run_bench(*arguments)
             self.assertEqual(result.returncode, 2, arguments)
