@@ -94,14 +94,11 @@ struct MetricShape {
   Storage storage;
   LabelSet labels;
 
-  constexpr uint32_t slots() const {
-    return cardinality(labels) * (kind == Kind::Histogram ? kHistogramSlots : 1);
-  }
+  constexpr uint32_t slots() const { return cardinality(labels) * (kind == Kind::Histogram ? kHistogramSlots : 1); }
 };
 
 inline constexpr std::array<MetricShape, kCountOf<Metric>> kShapes{{
-#define HAKMEM_METRIC(enumerator, kind, storage, labels, name, help) \
-  {Kind::kind, Storage::storage, LabelSet::labels},
+#define HAKMEM_METRIC(enumerator, kind, storage, labels, name, help) {Kind::kind, Storage::storage, LabelSet::labels},
 #include "allocator/metrics/catalogue.def"
 #undef HAKMEM_METRIC
 }};
@@ -156,12 +153,12 @@ inline constexpr std::array kRefillStepNames{"scan", "map", "metadata", "carve"}
 inline constexpr std::array kSuperslabStateNames{"active", "full", "empty", "purged"};
 inline constexpr std::array kSlabStateNames{"free",    "current", "available", "sleeping",
                                             "unowned", "pooled",  "sampled",   "large"};
-inline constexpr std::array kLockNames{"thread_registry", "shared_pool", "samples",
-                                       "superslabs",      "huge",        "page_arena"};
+inline constexpr std::array kLockNames{"thread_registry", "shared_pool", "samples", "superslabs", "huge", "page_arena"};
 inline constexpr std::array kBytesKindNames{"reserved", "committed", "in_use"};
 inline constexpr std::array kFragmentationNames{"internal", "external"};
-inline constexpr std::array kPartNames{"live",     "internal_fragmentation", "thread_cache", "slab_free", "empty_slab",
-                                       "retained", "metadata",               "telemetry",    "outside"};
+inline constexpr std::array kPartNames{
+    "live",   "internal_fragmentation", "thread_cache", "slab_free", "empty_slab", "retained", "metadata", "telemetry",
+    "outside"};
 
 static_assert(kRefillSourceNames.size() == kCountOf<RefillSource>);
 static_assert(kRefillStepNames.size() == kCountOf<RefillStep>);

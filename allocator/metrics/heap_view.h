@@ -3,6 +3,7 @@
 // telemetry's preload.cpp the hooks; neither includes the other.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -15,13 +16,13 @@ namespace hakmem::metrics {
 // of the visit, and sums are clamped so that none is negative.
 struct SlabView {
   uintptr_t address;
-  size_t bytes;          // of the whole span
-  uint32_t size_class;   // 0..kSlabClassCount-1, or kLargeClass
+  size_t bytes;         // of the whole span
+  uint32_t size_class;  // 0..kSlabClassCount-1, or kLargeClass
   SlabState state;
-  uint32_t block_bytes;  // size of one object
-  uint32_t capacity;     // objects that fit
-  uint32_t carved;       // objects carved so far, from the start of the slab
-  uint32_t used;         // objects handed out and not seen freed, thread caches included
+  uint32_t block_bytes;    // size of one object
+  uint32_t capacity;       // objects that fit
+  uint32_t carved;         // objects carved so far, from the start of the slab
+  uint32_t used;           // objects handed out and not seen freed, thread caches included
   size_t requested_bytes;  // of a large allocation; else 0
 };
 
@@ -82,5 +83,11 @@ struct Hooks {
 };
 
 extern Hooks hooks;  // defined in metrics/hooks.cc (not in release)
+
+// Mean bytes allocated between two samples; 0 samples nothing. Any thread may
+// change it; a countdown already drawn runs out first.
+extern std::atomic<uint64_t> sample_interval_bytes;
+
+inline constexpr uint64_t kDefaultSampleIntervalBytes = 512 * 1024;
 
 }  // namespace hakmem::metrics

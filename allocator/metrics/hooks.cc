@@ -4,5 +4,6 @@
 namespace hakmem::metrics {
 
 constinit Hooks hooks{nullptr, nullptr};
+constinit std::atomic<uint64_t> sample_interval_bytes{kDefaultSampleIntervalBytes};
 
 }  // namespace hakmem::metrics

@@ -1,0 +1,141 @@
+#include "allocator/api/allocator.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "allocator/base/message.h"
+#include "allocator/metrics/heap_view.h"
+#include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/large.h"
+
+namespace hakmem {
+namespace {
+
+uint32_t current_shard() { return thread_state.cache->shard; }
+
+void* move_block(void* address, size_t old_bytes, size_t bytes) {
+  void* moved = allocate(bytes);
+  if (moved == nullptr) return nullptr;
+  memcpy(moved, address, old_bytes < bytes ? old_bytes : bytes);
+  free(address);
+  return moved;
+}
+
+void* reallocate_huge(void* address, size_t bytes) {
+  size_t mapped = heap.huge.usable_bytes(address);
+  if (mapped == 0) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
+  if (bytes > PTRDIFF_MAX) {
+    errno = ENOMEM;
+    return nullptr;
+  }
+  if (bytes > kMaxLargeBytes) {
+    if (void* resized = heap.huge.resize(address, bytes, current_shard()); resized != nullptr) return resized;
+    if (bytes <= mapped) return address;
+  }
+  return move_block(address, mapped, bytes);
+}
+
+// Grows or shrinks a run of units within what it has.
+bool resize_large_in_place(Slab* slab, size_t bytes) {
+  if (bytes > slab->units * kUnitBytes || bytes <= kMaxClassBytes) return false;
+  if (bytes < slab->units * kUnitBytes / 2) return false;
+  slab->requested_bytes = bytes;
+  return true;
+}
+
+size_t usable_bytes_of(const Slab* slab, uintptr_t owner_word, const void* address) {
+  if (owner_word == owner::kFree) fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
+  if (owner_word == owner::kLarge) return align_up(slab->requested_bytes, kPageBytes);
+  return slab->shape().block_bytes;
+}
+
+}  // namespace
+
+void* allocate_zeroed(size_t count, size_t bytes) {
+  size_t total = 0;
+  if (__builtin_mul_overflow(count, bytes, &total)) [[unlikely]] {
+    errno = ENOMEM;
+    return nullptr;
+  }
+  if (total > kMaxClassBytes) {
+    auto [address, zeroed] = allocate_large(total, kBlockAlignment);
+    return address == nullptr || zeroed ? address : memset(address, 0, total);
+  }
+  void* address = allocate(total);
+  return address == nullptr ? nullptr : memset(address, 0, total);
+}
+
+void* reallocate(void* address, size_t bytes) {
+  if (address == nullptr) return allocate(bytes);
+  if (bytes == 0) {
+    free(address);
+    return nullptr;
+  }
+  Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
+  if (slab == nullptr) return reallocate_huge(address, bytes);
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  size_t usable = usable_bytes_of(slab, owner_word, address);
+  if (owner_word == owner::kLarge) {
+    if (resize_large_in_place(slab, bytes)) return address;
+  } else if (bytes <= usable && bytes >= usable / 2) {
+    return address;
+  }
+  return move_block(address, usable, bytes);
+}
+
+void* allocate_aligned(size_t alignment, size_t bytes) {
+  if (alignment <= kBlockAlignment) return allocate(bytes);
+  uint32_t size_class = aligned_class_of(bytes, alignment);
+  if (size_class < kSizeClassCount) return allocate(kClassShapes[size_class].block_bytes);
+  if (bytes <= kMaxClassBytes && alignment > kUnitBytes) bytes = bytes == 0 ? 1 : bytes;
+  return allocate_large(bytes, alignment).address;
+}
+
+size_t usable_bytes(const void* address) {
+  if (address == nullptr) return 0;
+  Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
+  if (slab != nullptr) return usable_bytes_of(slab, slab->owner.load(std::memory_order_relaxed), address);
+  size_t mapped = heap.huge.usable_bytes(address);
+  if (mapped == 0) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
+  return mapped;
+}
+
+size_t purge_all() { return heap.superslabs.purge(SIZE_MAX, current_shard()) + heap.huge.purge(current_shard()); }
+
+HeapTotals heap_totals() {
+  HeapTotals totals{};
+  metrics::heap_view.visit_superslabs(
+      [](void* argument, const metrics::SuperslabView& superslab) {
+        auto& sums = *static_cast<HeapTotals*>(argument);
+        sums.superslab_bytes += superslab.bytes;
+        sums.retained_bytes +=
+            static_cast<size_t>(__builtin_popcount(superslab.dirty_units_mask)) * superslab.unit_bytes;
+        metrics::heap_view.visit_slabs(
+            superslab.address,
+            [](void* inner, const metrics::SlabView& slab) {
+              auto& slab_sums = *static_cast<HeapTotals*>(inner);
+              slab_sums.slabs += 1;
+              slab_sums.free_blocks += slab.carved - slab.used;
+              slab_sums.used_bytes +=
+                  slab.state == SlabState::Large ? slab.requested_bytes : size_t{slab.used} * slab.block_bytes;
+            },
+            argument);
+      },
+      &totals);
+  totals.free_bytes = totals.superslab_bytes > totals.used_bytes ? totals.superslab_bytes - totals.used_bytes : 0;
+  metrics::heap_view.visit_huge(
+      [](void* argument, const metrics::HugeView& huge) {
+        auto& sums = *static_cast<HeapTotals*>(argument);
+        if (huge.requested_bytes == 0) {
+          sums.retained_bytes += huge.mapping.bytes;
+        } else {
+          sums.huge_allocations += 1;
+          sums.huge_bytes += huge.mapping.bytes;
+        }
+      },
+      &totals);
+  totals.used_bytes += totals.huge_bytes;
+  return totals;
+}
+
+}  // namespace hakmem

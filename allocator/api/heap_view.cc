@@ -1,0 +1,140 @@
+// The read-only view of the heap. It reads what other threads write, without
+// their locks: each figure is one that was true at some moment of the visit.
+#include "allocator/metrics/heap_view.h"
+
+#include "allocator/api/allocator.h"
+#include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/lifetime.h"
+#include "allocator/thread_cache/sampling.h"
+
+namespace hakmem {
+namespace {
+
+#define HAKMEM_READS_RACILY __attribute__((no_sanitize("thread")))
+
+size_t view_class_bytes(uint32_t size_class) {
+  return size_class < kSizeClassCount ? kClassShapes[size_class].block_bytes : 0;
+}
+
+HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::SuperslabView&), void* argument) {
+  for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
+    const Reservation& reservation = heap.arena.reservation(r);
+    auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
+    uint32_t committed = reservation.committed.load(std::memory_order_acquire);
+    for (uint32_t i = 0; i < committed; ++i) {
+      const Superslab* superslab = slabs[size_t{i} * kUnitsPerSuperslab].superslab;
+      if (superslab == nullptr) continue;  // committed a moment ago
+      uint32_t free_units = superslab->free;
+      visit(argument, {superslab->address, kSuperslabBytes, superslab->state(), free_units,
+                       superslab->dirty & free_units, kUnitBytes});
+    }
+  }
+}
+
+HAKMEM_READS_RACILY metrics::SlabView view_of(const Slab& slab, SlabState state) {
+  metrics::SlabView view{};
+  view.address = slab.start;
+  view.bytes = slab.units * kUnitBytes;
+  view.state = state;
+  view.size_class = slab.size_class;
+  if (state == SlabState::Large) {
+    view.size_class = metrics::kLargeClass;
+    view.block_bytes = static_cast<uint32_t>(view.bytes);
+    view.capacity = view.carved = view.used = 1;
+    view.requested_bytes = slab.requested_bytes;
+    return view;
+  }
+  if (view.size_class >= kSizeClassCount) view.size_class = 0;
+  const ClassShape& shape = kClassShapes[view.size_class];
+  view.block_bytes = shape.block_bytes;
+  view.capacity = shape.capacity;
+  view.carved = slab.carved < shape.capacity ? slab.carved : shape.capacity;
+  uint32_t not_used = slab.settled_frees() + RemoteList::count(slab.remote.load(std::memory_order_relaxed));
+  uint32_t used = slab.used;
+  used = used > not_used ? used - not_used : 0;
+  view.used = used < view.carved ? used : view.carved;
+  return view;
+}
+
+HAKMEM_READS_RACILY void visit_slabs(uintptr_t superslab, void (*visit)(void*, const metrics::SlabView&),
+                                     void* argument) {
+  const Slab* slabs = heap.superslabs.find(superslab);
+  if (slabs == nullptr) return;
+  for (uint32_t i = 0; i < kUnitsPerSuperslab;) {
+    const Slab& slab = slabs[i];
+    SlabState state = slab.state;
+    uint32_t units = slab.units;
+    if (state == SlabState::Free || units == 0 || units > kUnitsPerSuperslab - i) {
+      ++i;
+      continue;
+    }
+    visit(argument, view_of(slab, state));
+    i += units;
+  }
+}
+
+void visit_huge(void (*visit)(void*, const metrics::HugeView&), void* argument) {
+  heap.huge.visit([&](uintptr_t address, size_t bytes, size_t requested) {
+    visit(argument, {{address, bytes}, requested});
+  });
+}
+
+// Follows a list that its thread pops meanwhile: a block that was handed out
+// has no valid link, and that ends the walk.
+HAKMEM_READS_RACILY uint32_t count_listed(Block* block, uint32_t bound) {
+  uint32_t count = 0;
+  while (block != &empty_block && count < bound) {
+    ++count;
+    uint64_t distance = block->distance();
+    if (!Block::is_valid(distance)) break;
+    block = block->at(distance);
+  }
+  return count;
+}
+
+HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::ThreadCacheView&), void* argument) {
+  for (ThreadCache* cache = registered_caches.load(std::memory_order_acquire); cache != nullptr;
+       cache = cache->next_registered) {
+    if (cache->use.load(std::memory_order_relaxed) != ThreadCache::Use::kThread) continue;
+    metrics::ThreadCacheView view{};
+    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
+      view.listed[size_class] = count_listed(cache->lists[size_class], cache->classes[size_class].listed_bound);
+    visit(argument, view);
+  }
+}
+
+void visit_reservations(void (*visit)(void*, const metrics::RangeView&), void* argument) {
+  for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
+    const Reservation& reservation = heap.arena.reservation(r);
+    visit(argument, {reservation.base, reservation.capacity * kSuperslabBytes});
+  }
+}
+
+void visit_metadata(void (*visit)(void*, const metrics::RangeView&), void* argument) {
+  heap.arena.visit_metadata([&](uintptr_t address, size_t bytes) { visit(argument, {address, bytes}); });
+}
+
+LockStatsView lock_stats(metrics::Lock lock) {
+  switch (lock) {
+    case metrics::Lock::ThreadRegistry: return registry_lock.stats();
+    case metrics::Lock::SharedPool: return heap.pool.lock().stats();
+    case metrics::Lock::Samples: return sampled_slabs.lock.stats();
+    case metrics::Lock::Superslabs: return heap.superslabs.lock().stats();
+    case metrics::Lock::Huge: return heap.huge.lock().stats();
+    case metrics::Lock::PageArena: return heap.arena.lock().stats();
+    case metrics::Lock::kCount: break;
+  }
+  return {};
+}
+
+}  // namespace
+
+constinit const metrics::HeapView metrics::heap_view{view_class_bytes, visit_superslabs, visit_slabs,
+                                                     visit_huge,       visit_threads,    visit_reservations,
+                                                     visit_metadata,   lock_stats,       purge_all};
+
+static_assert(static_cast<uint8_t>(LockRank::kPageArena) == static_cast<uint8_t>(metrics::Lock::PageArena));
+static_assert(static_cast<uint8_t>(LockRank::kCount) == metrics::kCountOf<metrics::Lock>);
+
+}  // namespace hakmem

@@ -1,0 +1,72 @@
+// The malloc family under its C names.
+#include <errno.h>
+#include <stdlib.h>
+
+#include "allocator/api/allocator.h"
+#include "allocator/api/hakmem.h"
+#include "allocator/base/bits.h"
+
+#define HAKMEM_EXPORT extern "C" [[gnu::visibility("default")]]
+
+HAKMEM_EXPORT void* malloc(size_t bytes) { return hakmem::allocate(bytes); }
+
+HAKMEM_EXPORT void free(void* address) { hakmem::free(address); }
+
+HAKMEM_EXPORT void* calloc(size_t count, size_t bytes) { return hakmem::allocate_zeroed(count, bytes); }
+
+HAKMEM_EXPORT void* realloc(void* address, size_t bytes) { return hakmem::reallocate(address, bytes); }
+
+HAKMEM_EXPORT void* reallocarray(void* address, size_t count, size_t bytes) {
+  size_t total = 0;
+  if (__builtin_mul_overflow(count, bytes, &total)) {
+    errno = ENOMEM;
+    return nullptr;
+  }
+  return hakmem::reallocate(address, total);
+}
+
+HAKMEM_EXPORT int posix_memalign(void** result, size_t alignment, size_t bytes) {
+  if (!hakmem::is_power_of_two(alignment) || alignment % sizeof(void*) != 0) return EINVAL;
+  int saved_errno = errno;
+  void* address = hakmem::allocate_aligned(alignment, bytes);
+  errno = saved_errno;
+  if (address == nullptr) return ENOMEM;
+  *result = address;
+  return 0;
+}
+
+HAKMEM_EXPORT void* aligned_alloc(size_t alignment, size_t bytes) {
+  if (!hakmem::is_power_of_two(alignment)) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  return hakmem::allocate_aligned(alignment, bytes);
+}
+
+// Rounds a wrong alignment up, as glibc does; too large a one is EINVAL.
+HAKMEM_EXPORT void* memalign(size_t alignment, size_t bytes) {
+  if (alignment > PTRDIFF_MAX) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  size_t power = hakmem::kBlockAlignment;
+  while (power < alignment) power *= 2;
+  return hakmem::allocate_aligned(power, bytes);
+}
+
+HAKMEM_EXPORT void* valloc(size_t bytes) { return hakmem::allocate_aligned(hakmem::kPageBytes, bytes); }
+
+HAKMEM_EXPORT void* pvalloc(size_t bytes) {
+  if (bytes > PTRDIFF_MAX) {
+    errno = ENOMEM;
+    return nullptr;
+  }
+  size_t rounded = bytes == 0 ? hakmem::kPageBytes : hakmem::align_up(bytes, hakmem::kPageBytes);
+  return hakmem::allocate_aligned(hakmem::kPageBytes, rounded);
+}
+
+HAKMEM_EXPORT size_t malloc_usable_size(void* address) { return hakmem::usable_bytes(address); }
+
+HAKMEM_EXPORT void free_sized(void* address, size_t) { hakmem::free(address); }
+
+HAKMEM_EXPORT void free_aligned_sized(void* address, size_t, size_t) { hakmem::free(address); }

@@ -1,0 +1,22 @@
+// Assertions of the debug build.
+#pragma once
+
+#include "allocator/base/build_profile.h"
+
+namespace hakmem {
+
+// Prints the place and the condition, then aborts. Only the debug build has it.
+[[noreturn]] void assertion_failed(const char* condition, const char* file, int line);
+
+}  // namespace hakmem
+
+// Checked in builds with assertions; elsewhere neither evaluated nor compiled in.
+#define HAKMEM_ASSERT(condition)                                                    \
+  do {                                                                              \
+    if constexpr (::hakmem::kBuild.assertions) {                                    \
+      if (!(condition)) ::hakmem::assertion_failed(#condition, __FILE__, __LINE__); \
+    }                                                                               \
+  } while (false)
+
+#define HAKMEM_COLD [[gnu::cold, gnu::noinline]]
+#define HAKMEM_INLINE [[gnu::always_inline]] inline

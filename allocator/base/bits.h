@@ -1,0 +1,54 @@
+// Units and bit arithmetic.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hakmem {
+
+inline constexpr size_t kKiB = size_t{1} << 10;
+inline constexpr size_t kMiB = size_t{1} << 20;
+inline constexpr size_t kGiB = size_t{1} << 30;
+
+inline constexpr size_t kPageBytes = 4 * kKiB;
+
+constexpr bool is_power_of_two(size_t value) { return value != 0 && (value & (value - 1)) == 0; }
+
+// `alignment` is a power of two; the sum must not overflow.
+constexpr uintptr_t align_up(uintptr_t value, size_t alignment) { return (value + alignment - 1) & ~(alignment - 1); }
+constexpr uintptr_t align_down(uintptr_t value, size_t alignment) { return value & ~(alignment - 1); }
+
+// Index of the highest set bit; `value` is not 0.
+constexpr uint32_t log2_floor(uint64_t value) { return 63 - static_cast<uint32_t>(__builtin_clzll(value)); }
+
+// `count` ones from bit `first` on; count is 1 to 32.
+constexpr uint32_t bit_run(uint32_t first, uint32_t count) {
+  return static_cast<uint32_t>(((uint64_t{1} << count) - 1) << first);
+}
+
+// Mask of the bits at which a run of `count` ones starts in `bits`.
+constexpr uint32_t run_starts(uint32_t bits, uint32_t count) {
+  // Doubling: after each step a bit is set where `length` ones begin.
+  uint32_t length = 1;
+  while (length * 2 <= count) {
+    bits &= bits >> length;
+    length *= 2;
+  }
+  return count == length ? bits : bits & (bits >> (count - length));
+}
+
+// Length of the longest run of ones.
+constexpr uint32_t longest_run(uint32_t bits) {
+  uint32_t length = 0;
+  while (bits != 0) {
+    bits &= bits << 1;
+    ++length;
+  }
+  return length;
+}
+
+static_assert(run_starts(0b1110111, 3) == 0b0010001);
+static_assert(longest_run(0b1110111) == 3 && longest_run(~0u) == 32);
+static_assert(bit_run(0, 32) == ~0u && bit_run(4, 2) == 0x30);
+
+}  // namespace hakmem

@@ -1,0 +1,50 @@
+#include "allocator/base/lock.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+namespace hakmem {
+namespace {
+
+// Spinning pays only while the holder runs on another core; the sections are
+// short but for page faults.
+constexpr int kSpins = 64;
+
+uint64_t now_nanoseconds() {
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(now.tv_nsec);
+}
+
+}  // namespace
+
+void RankedLock::wait() {
+  int saved_errno = errno;
+  uint64_t start = 0;
+  if constexpr (kBuild.stats) start = now_nanoseconds();
+
+  bool taken = false;
+  for (int i = 0; i < kSpins && !taken; ++i) {
+    __builtin_ia32_pause();
+    uint32_t expected = kFree;
+    taken = state_.load(std::memory_order_relaxed) == kFree &&
+            state_.compare_exchange_strong(expected, kHeld, std::memory_order_acquire, std::memory_order_relaxed);
+  }
+  // Whoever sleeps leaves the lock marked, so that its holder wakes somebody.
+  while (!taken && state_.exchange(kHeldWithWaiters, std::memory_order_acquire) != kFree)
+    ::syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, kHeldWithWaiters, nullptr, nullptr, 0);
+
+  if constexpr (kBuild.stats) stats_.count_wait(now_nanoseconds() - start);
+  errno = saved_errno;
+}
+
+void RankedLock::wake() {
+  int saved_errno = errno;
+  ::syscall(SYS_futex, &state_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  errno = saved_errno;
+}
+
+}  // namespace hakmem

@@ -1,0 +1,296 @@
+// Huge allocations: each a mapping of its own, known by its address in a table.
+//
+// A freed mapping is retained for a while for the next request of about its
+// size, within the hold-back of PurgePolicy.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "allocator/base/bits.h"
+#include "allocator/base/lock.h"
+#include "allocator/metrics/counters.h"
+#include "allocator/page_arena/page_arena.h"
+#include "allocator/page_arena/purge_policy.h"
+#include "allocator/platform/clock.h"
+
+namespace hakmem {
+
+template <VirtualMemory Memory>
+class HugeHeap {
+ public:
+  explicit constexpr HugeHeap(PageArena<Memory>& arena) : arena_(arena) {}
+
+  struct Allocation {
+    void* address;  // null: the kernel gave no memory
+    bool zeroed;
+  };
+
+  // `bytes` is not 0 and below PTRDIFF_MAX; `alignment` is a power of two. Any thread.
+  Allocation allocate(size_t bytes, size_t alignment, uint32_t shard) {
+    size_t mapped = align_up(bytes, kPageBytes);
+    {
+      LockGuard guard(lock_);
+      if (uintptr_t reused = take_retained(mapped, alignment); reused != 0) {
+        find(reused)->requested.store(bytes, std::memory_order_relaxed);
+        metrics::count<metrics::Metric::kHugeAllocations>(shard);
+        return {reinterpret_cast<void*>(reused), false};
+      }
+      if (!make_room()) return {nullptr, false};
+      ++reserved_entries_;  // nobody else takes the room while the lock is open
+    }
+    void* address = Memory::map(mapped, alignment < kPageBytes ? kPageBytes : alignment);
+    LockGuard guard(lock_);
+    --reserved_entries_;
+    if (address == nullptr) return {nullptr, false};
+    insert(reinterpret_cast<uintptr_t>(address), mapped, bytes);
+    used_bytes_ += mapped;
+    size_t again = mapped < released_bytes_ ? mapped : released_bytes_;
+    released_bytes_ -= again;
+    policy_.taken_again(again);
+    metrics::count<metrics::Metric::kHugeAllocations>(shard);
+    return {address, true};
+  }
+
+  // False when `address` is not that of a live huge allocation. Any thread.
+  bool free(void* address, uint32_t shard) {
+    Mapping victims[kMaxRetained + 1];
+    uint32_t victim_count = 0;
+    {
+      LockGuard guard(lock_);
+      Entry* entry = find(reinterpret_cast<uintptr_t>(address));
+      if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return false;
+      size_t bytes = entry->bytes.load(std::memory_order_relaxed);
+      entry->requested.store(0, std::memory_order_relaxed);
+      used_bytes_ -= bytes;
+      if (retained_count_ == kMaxRetained) victims[victim_count++] = drop_retained(0);
+      retained_[retained_count_++] = {reinterpret_cast<uintptr_t>(address), bytes};
+      retained_bytes_ += bytes;
+      // The oldest go first; what is larger than the hold-back goes at once.
+      while (retained_count_ > 0 && policy_.excess(retained_bytes_, used_bytes_) > 0)
+        victims[victim_count++] = drop_retained(0);
+    }
+    metrics::count<metrics::Metric::kHugeFrees>(shard);
+    unmap(victims, victim_count, shard);
+    return true;
+  }
+
+  // Resizes by mremap. Null when the kernel refuses; then nothing changed. The
+  // block must be live. Any thread.
+  void* resize(void* address, size_t bytes, uint32_t shard) {
+    size_t mapped = align_up(bytes, kPageBytes);
+    LockGuard guard(lock_);
+    Entry* entry = find(reinterpret_cast<uintptr_t>(address));
+    if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return nullptr;
+    size_t old_mapped = entry->bytes.load(std::memory_order_relaxed);
+    if (mapped != old_mapped) {
+      void* moved = Memory::remap(address, old_mapped, mapped);
+      if (moved == nullptr) return nullptr;
+      used_bytes_ += mapped - old_mapped;
+      metrics::count<metrics::Metric::kHugeRemaps>(shard);
+      if (moved == address) {
+        entry->bytes.store(mapped, std::memory_order_relaxed);
+      } else {
+        erase(entry);
+        entry = insert(reinterpret_cast<uintptr_t>(moved), mapped, bytes);
+        address = moved;
+      }
+    }
+    entry->requested.store(bytes, std::memory_order_relaxed);
+    return address;
+  }
+
+  // Bytes mapped for a live huge allocation; 0 for any other address. Any thread.
+  size_t usable_bytes(const void* address) {
+    LockGuard guard(lock_);
+    Entry* entry = find(reinterpret_cast<uintptr_t>(address));
+    if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return 0;
+    return entry->bytes.load(std::memory_order_relaxed);
+  }
+
+  // Lets time pass: unmaps the oldest retained mappings. Called on cold paths.
+  void decay(uint32_t shard) {
+    uint64_t now = coarse_milliseconds();
+    if (!policy_.decay_is_due(now)) return;
+    Mapping victim;
+    {
+      LockGuard guard(lock_);
+      released_bytes_ /= 2;
+      if (policy_.decay(now, retained_bytes_) == 0 || retained_count_ == 0) return;
+      victim = drop_retained(0);
+    }
+    unmap(&victim, 1, shard);
+  }
+
+  // Unmaps all that is retained. Returns the bytes.
+  size_t purge(uint32_t shard) {
+    Mapping victims[kMaxRetained + 1];
+    uint32_t victim_count = 0;
+    {
+      LockGuard guard(lock_);
+      while (retained_count_ > 0) victims[victim_count++] = drop_retained(0);
+    }
+    return unmap(victims, victim_count, shard);
+  }
+
+  // Each mapping, live (requested > 0) or retained; read without the lock, so
+  // that one which moves just now may be missed. Any thread.
+  template <class Visit>
+  void visit(Visit visit) const {
+    const Table* table = table_.load(std::memory_order_acquire);  // pairs with make_room()
+    if (table == nullptr) return;
+    for (size_t i = 0; i < table->capacity; ++i) {
+      const Entry& entry = table->entries[i];
+      uintptr_t address = entry.address.load(std::memory_order_relaxed);
+      if (address != 0)
+        visit(address, entry.bytes.load(std::memory_order_relaxed), entry.requested.load(std::memory_order_relaxed));
+    }
+  }
+
+  RankedLock& lock() { return lock_; }
+
+ private:
+  static constexpr uint32_t kMaxRetained = 16;
+
+  // Written under lock_, read by visit() at any time.
+  struct Entry {
+    std::atomic<uintptr_t> address;  // 0: empty
+    std::atomic<size_t> bytes;
+    std::atomic<size_t> requested;  // 0: retained
+  };
+  struct Table {
+    size_t capacity;  // a power of two
+    Entry* entries;
+  };
+  struct Mapping {
+    uintptr_t address;
+    size_t bytes;
+  };
+
+  static size_t slot_of(uintptr_t address, size_t capacity) {
+    return (address / kPageBytes * 0x9E3779B97F4A7C15u >> 32) & (capacity - 1);
+  }
+
+  Entry* find(uintptr_t address) HAKMEM_REQUIRES(lock_) {
+    Table* table = table_.load(std::memory_order_relaxed);
+    if (table == nullptr || address == 0) return nullptr;
+    for (size_t i = slot_of(address, table->capacity);; i = (i + 1) & (table->capacity - 1)) {
+      uintptr_t found = table->entries[i].address.load(std::memory_order_relaxed);
+      if (found == address) return &table->entries[i];
+      if (found == 0) return nullptr;
+    }
+  }
+
+  Entry* insert(uintptr_t address, size_t bytes, size_t requested) HAKMEM_REQUIRES(lock_) {
+    Table* table = table_.load(std::memory_order_relaxed);
+    Entry* entry = insert_into(*table, address, bytes, requested);
+    ++entry_count_;
+    return entry;
+  }
+
+  static Entry* insert_into(Table& table, uintptr_t address, size_t bytes, size_t requested) {
+    size_t i = slot_of(address, table.capacity);
+    while (table.entries[i].address.load(std::memory_order_relaxed) != 0) i = (i + 1) & (table.capacity - 1);
+    table.entries[i].bytes.store(bytes, std::memory_order_relaxed);
+    table.entries[i].requested.store(requested, std::memory_order_relaxed);
+    table.entries[i].address.store(address, std::memory_order_release);
+    return &table.entries[i];
+  }
+
+  // Linear probing without tombstones: what follows moves up into the gap.
+  void erase(Entry* entry) HAKMEM_REQUIRES(lock_) {
+    Table* table = table_.load(std::memory_order_relaxed);
+    size_t mask = table->capacity - 1;
+    size_t gap = static_cast<size_t>(entry - table->entries);
+    for (size_t i = (gap + 1) & mask;; i = (i + 1) & mask) {
+      Entry& candidate = table->entries[i];
+      uintptr_t address = candidate.address.load(std::memory_order_relaxed);
+      if (address == 0) break;
+      size_t home = slot_of(address, table->capacity);
+      if (((i - home) & mask) < ((i - gap) & mask)) continue;  // would land before its home
+      Entry& target = table->entries[gap];
+      target.bytes.store(candidate.bytes.load(std::memory_order_relaxed), std::memory_order_relaxed);
+      target.requested.store(candidate.requested.load(std::memory_order_relaxed), std::memory_order_relaxed);
+      target.address.store(address, std::memory_order_relaxed);
+      gap = i;
+    }
+    table->entries[gap].address.store(0, std::memory_order_relaxed);
+    --entry_count_;
+  }
+
+  // Room for one more entry besides those that are promised. The old table
+  // stays behind for readers; all old tables together are smaller than the new one.
+  bool make_room() HAKMEM_REQUIRES(lock_) {
+    Table* table = table_.load(std::memory_order_relaxed);
+    size_t capacity = table == nullptr ? 0 : table->capacity;
+    if (entry_count_ + reserved_entries_ + 1 <= capacity * 3 / 4) return true;
+    size_t grown = capacity == 0 ? 64 : capacity * 2;
+    auto* created = static_cast<Table*>(arena_.allocate_metadata(sizeof(Table)));
+    auto* entries = static_cast<Entry*>(arena_.allocate_metadata(grown * sizeof(Entry)));
+    if (created == nullptr || entries == nullptr) return false;
+    *created = {grown, entries};
+    for (size_t i = 0; i < capacity; ++i) {
+      const Entry& entry = table->entries[i];
+      uintptr_t address = entry.address.load(std::memory_order_relaxed);
+      if (address != 0)
+        insert_into(*created, address, entry.bytes.load(std::memory_order_relaxed),
+                    entry.requested.load(std::memory_order_relaxed));
+    }
+    table_.store(created, std::memory_order_release);
+    return true;
+  }
+
+  // The newest retained mapping that fits without wasting more than an eighth.
+  uintptr_t take_retained(size_t bytes, size_t alignment) HAKMEM_REQUIRES(lock_) {
+    for (uint32_t i = retained_count_; i-- > 0;) {
+      Mapping mapping = retained_[i];
+      if (mapping.bytes < bytes || mapping.bytes - bytes > bytes / 8 || mapping.address % alignment != 0) continue;
+      remove_retained(i);
+      used_bytes_ += mapping.bytes;
+      return mapping.address;
+    }
+    return 0;
+  }
+
+  void remove_retained(uint32_t index) HAKMEM_REQUIRES(lock_) {
+    retained_bytes_ -= retained_[index].bytes;
+    --retained_count_;
+    for (uint32_t i = index; i < retained_count_; ++i) retained_[i] = retained_[i + 1];
+  }
+
+  Mapping drop_retained(uint32_t index) HAKMEM_REQUIRES(lock_) {
+    Mapping mapping = retained_[index];
+    remove_retained(index);
+    erase(find(mapping.address));
+    released_bytes_ += mapping.bytes;
+    return mapping;
+  }
+
+  size_t unmap(const Mapping* mappings, uint32_t count, uint32_t shard) {
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < count; ++i) {
+      Memory::release(reinterpret_cast<void*>(mappings[i].address), mappings[i].bytes);
+      bytes += mappings[i].bytes;
+    }
+    if (bytes > 0) {
+      metrics::count<metrics::Metric::kPurgeRuns>(shard);
+      metrics::count<metrics::Metric::kPurgedBytes>(shard, uint64_t{bytes});
+    }
+    return bytes;
+  }
+
+  PageArena<Memory>& arena_;
+  RankedLock lock_{LockRank::kHuge};
+  std::atomic<Table*> table_{nullptr};  // written under lock_
+  size_t entry_count_ HAKMEM_GUARDED_BY(lock_) = 0;
+  size_t reserved_entries_ HAKMEM_GUARDED_BY(lock_) = 0;
+  size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
+  size_t retained_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
+  size_t released_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;  // unmapped lately; what is mapped again was churn
+  PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
+  uint32_t retained_count_ HAKMEM_GUARDED_BY(lock_) = 0;
+  Mapping retained_[kMaxRetained] HAKMEM_GUARDED_BY(lock_){};  // oldest first
+};
+
+}  // namespace hakmem

@@ -1,0 +1,93 @@
+#include "allocator/platform/virtual_memory.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include "allocator/base/bits.h"
+
+namespace hakmem {
+namespace {
+
+class KeepErrno {
+ public:
+  KeepErrno() : saved_(errno) {}
+  ~KeepErrno() { errno = saved_; }
+  KeepErrno(const KeepErrno&) = delete;
+  KeepErrno& operator=(const KeepErrno&) = delete;
+
+ private:
+  int saved_;
+};
+
+// Maps with slack and trims it, so that the result is aligned.
+void* map_aligned(size_t bytes, size_t alignment, uintptr_t hint, int protection, int flags) {
+  void* hinted = reinterpret_cast<void*>(hint);
+  void* mapped = ::mmap(hinted, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  uintptr_t start = reinterpret_cast<uintptr_t>(mapped);
+  if (start % alignment == 0) return mapped;
+  ::munmap(mapped, bytes);
+
+  size_t slack = bytes + alignment - kPageBytes;
+  if (slack < bytes) return nullptr;
+  mapped = ::mmap(hinted, slack, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  start = reinterpret_cast<uintptr_t>(mapped);
+  uintptr_t aligned = align_up(start, alignment);
+  if (aligned > start) ::munmap(mapped, aligned - start);
+  uintptr_t end = start + slack;
+  if (end > aligned + bytes) ::munmap(reinterpret_cast<void*>(aligned + bytes), end - aligned - bytes);
+  return reinterpret_cast<void*>(aligned);
+}
+
+}  // namespace
+
+void* LinuxMemory::reserve(size_t bytes, size_t alignment, uintptr_t hint) {
+  KeepErrno keep;
+  void* address = map_aligned(bytes, alignment, hint, PROT_NONE, MAP_NORESERVE);
+  if (address == nullptr) return nullptr;
+  // A kernel that backs every mapping with huge pages would make each small
+  // process 2 MiB larger; dense superslabs may be promoted later.
+  ::madvise(address, bytes, MADV_NOHUGEPAGE);
+  // A reservation of many GiB has no place in a core dump; commit() undoes it.
+  ::madvise(address, bytes, MADV_DONTDUMP);
+  return address;
+}
+
+bool LinuxMemory::commit(void* address, size_t bytes) {
+  KeepErrno keep;
+  if (::mprotect(address, bytes, PROT_READ | PROT_WRITE) != 0) return false;
+  ::madvise(address, bytes, MADV_DODUMP);
+  return true;
+}
+
+bool LinuxMemory::purge(void* address, size_t bytes) {
+  KeepErrno keep;
+  return ::madvise(address, bytes, MADV_DONTNEED) == 0;
+}
+
+void LinuxMemory::release(void* address, size_t bytes) {
+  KeepErrno keep;
+  ::munmap(address, bytes);
+}
+
+void* LinuxMemory::map(size_t bytes, size_t alignment) {
+  KeepErrno keep;
+  return map_aligned(bytes, alignment, 0, PROT_READ | PROT_WRITE, 0);
+}
+
+void* LinuxMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
+  KeepErrno keep;
+  void* moved = ::mremap(address, old_bytes, new_bytes, MREMAP_MAYMOVE);
+  return moved == MAP_FAILED ? nullptr : moved;
+}
+
+size_t LinuxMemory::address_space_limit() {
+  KeepErrno keep;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
+  return limit.rlim_cur;
+}
+
+}  // namespace hakmem

@@ -1,0 +1,42 @@
+// Virtual memory of the process. The floors above take it as a type, so that a
+// test can put a kernel that fails under them.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace hakmem {
+
+// All addresses and sizes are multiples of kPageBytes. Nothing here changes errno.
+template <class T>
+concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
+  // Addresses without access, aligned; near `hint` where that is free (0: anywhere). Null when there are none.
+  { T::reserve(bytes, bytes, hint) } -> std::same_as<void*>;
+  // Makes reserved addresses readable and writable, as zeroes. False when the kernel refuses.
+  { T::commit(address, bytes) } -> std::same_as<bool>;
+  // Gives the pages back; the addresses stay committed and read as zeroes.
+  { T::purge(address, bytes) } -> std::same_as<bool>;
+  // Gives the addresses back.
+  { T::release(address, bytes) } -> std::same_as<void>;
+  // A committed mapping of its own; null when the kernel refuses.
+  { T::map(bytes, bytes) } -> std::same_as<void*>;
+  // Resizes such a mapping, moving it where needed; null when refused, and then nothing changed.
+  { T::remap(address, bytes, bytes) } -> std::same_as<void*>;
+  // Address space that this process may still take, SIZE_MAX when unlimited.
+  { T::address_space_limit() } -> std::same_as<size_t>;
+};
+
+struct LinuxMemory {
+  static void* reserve(size_t bytes, size_t alignment, uintptr_t hint);
+  static bool commit(void* address, size_t bytes);
+  static bool purge(void* address, size_t bytes);
+  static void release(void* address, size_t bytes);
+  static void* map(size_t bytes, size_t alignment);
+  static void* remap(void* address, size_t old_bytes, size_t new_bytes);
+  static size_t address_space_limit();
+};
+
+static_assert(VirtualMemory<LinuxMemory>);
+
+}  // namespace hakmem

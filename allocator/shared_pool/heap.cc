@@ -1,0 +1,7 @@
+#include "allocator/shared_pool/heap.h"
+
+namespace hakmem {
+
+constinit Heap heap;
+
+}  // namespace hakmem

@@ -1,0 +1,80 @@
+// The shared pool: part-full slabs that no thread owns, by size class. Threads
+// that end leave theirs here, and threads that refill adopt them before they
+// take fresh memory.
+//
+// While a slab is pooled every free into it goes to its remote list; the free
+// that makes it empty takes it out and retires it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "allocator/base/lock.h"
+#include "allocator/superslab/slab.h"
+
+namespace hakmem {
+
+class SharedPool {
+ public:
+  constexpr SharedPool() = default;
+
+  // The caller owns the slab and has settled it. From here on it does not.
+  void give(Slab* slab) {
+    LockGuard guard(lock_);
+    slab->state = SlabState::Pooled;
+    lists_[slab->size_class].push_front(slab);
+    counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) + 1,
+                                    std::memory_order_relaxed);
+    // Release: whoever takes the slab, or sees that it is pooled, sees it settled.
+    slab->owner.store(owner::kPooled, std::memory_order_release);
+  }
+
+  // A slab for `new_owner` to refill from; null when there is none.
+  Slab* take(uint32_t size_class, uintptr_t new_owner) {
+    if (counts_[size_class].load(std::memory_order_relaxed) == 0) return nullptr;
+    LockGuard guard(lock_);
+    Slab* slab = lists_[size_class].pop_front();
+    if (slab == nullptr) return nullptr;
+    forget(slab);
+    slab->owner.store(new_owner, std::memory_order_relaxed);
+    return slab;
+  }
+
+  // Takes `slab` out if it is pooled and every block handed out was freed. True
+  // when the caller has to retire it.
+  bool take_if_empty(Slab* slab) {
+    LockGuard guard(lock_);
+    if (slab->owner.load(std::memory_order_relaxed) != owner::kPooled) return false;
+    // Acquire pairs with the pushes of remote frees: they are over.
+    if (RemoteList::count(slab->remote.load(std::memory_order_acquire)) != slab->used) return false;
+    lists_[slab->size_class].remove(slab);
+    forget(slab);
+    return true;
+  }
+
+  RankedLock& lock() { return lock_; }
+
+  // With no call under way.
+  bool is_consistent() const {
+    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+      uint32_t count = 0;
+      for (Slab* slab = lists_[size_class].first(); slab != nullptr; slab = slab->next, ++count)
+        if (slab->state != SlabState::Pooled || slab->size_class != size_class || !slab->is_consistent()) return false;
+      if (count != counts_[size_class].load(std::memory_order_relaxed)) return false;
+    }
+    return true;
+  }
+
+ private:
+  void forget(Slab* slab) HAKMEM_REQUIRES(lock_) {
+    counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) - 1,
+                                    std::memory_order_relaxed);
+  }
+
+  RankedLock lock_{LockRank::kSharedPool};
+  SlabList lists_[kSizeClassCount] HAKMEM_GUARDED_BY(lock_){};
+  std::atomic<uint32_t>
+      counts_[kSizeClassCount]{};  // written under lock_; read first, so that most refills take no lock
+};
+
+}  // namespace hakmem

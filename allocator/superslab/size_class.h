@@ -1,0 +1,88 @@
+// Size classes: 16-byte steps up to 256 bytes, then eight classes a doubling up
+// to 256 KiB, so that rounding is at most 12.5 % above 128 bytes.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "allocator/base/bits.h"
+#include "allocator/metrics/catalogue.h"
+
+namespace hakmem {
+
+inline constexpr uint32_t kSizeClassCount = metrics::kSlabClassCount;
+inline constexpr size_t kUnitBytes = 64 * kKiB;
+inline constexpr uint32_t kUnitShift = 16;
+inline constexpr uint32_t kUnitsPerSuperslab = 32;
+
+inline constexpr size_t kBlockAlignment = 16;
+inline constexpr uint32_t kLinearClasses = 16;        // 16, 32, ..., 256
+inline constexpr size_t kMaxClassBytes = 256 * kKiB;  // the largest object of a slab
+inline constexpr size_t kMaxTableBytes = 1024;        // sizes whose class the thread cache has in a table
+inline constexpr size_t kMaxLargeBytes = 1 * kMiB;    // a run of units of its own; above it: huge
+
+constexpr uint32_t size_class_of(size_t bytes) {
+  if (bytes <= 256) return bytes == 0 ? 0 : static_cast<uint32_t>((bytes - 1) >> 4);
+  uint32_t log2 = log2_floor(bytes - 1);  // 8 for 257..512
+  uint32_t eighth = static_cast<uint32_t>((bytes - 1) >> (log2 - 3)) & 7;
+  return kLinearClasses + (log2 - 8) * 8 + eighth;
+}
+
+constexpr size_t class_bytes(uint32_t size_class) {
+  if (size_class < kLinearClasses) return (size_class + 1) * 16;
+  uint32_t doubling = (size_class - kLinearClasses) / 8;
+  uint32_t eighth = (size_class - kLinearClasses) % 8;
+  return (size_t{9} + eighth) << (doubling + 5);
+}
+
+static_assert(size_class_of(kMaxClassBytes) == kSizeClassCount - 1);
+static_assert(class_bytes(kSizeClassCount - 1) == kMaxClassBytes);
+static_assert(class_bytes(size_class_of(257)) == 288 && class_bytes(size_class_of(4097)) == 4608);
+
+// What a slab of a class looks like.
+struct ClassShape {
+  uint32_t block_bytes;
+  uint32_t capacity;        // blocks
+  uint16_t units;           // of kUnitBytes
+  uint16_t refill_objects;  // carved at a time: bounded in count and in bytes
+  uint32_t wake_threshold;  // frees until an exhausted slab is worth refilling from
+  uint64_t reciprocal;      // block index = offset * reciprocal >> kReciprocalShift
+};
+
+inline constexpr uint32_t kReciprocalShift = 42;
+inline constexpr size_t kRefillBytes = 4 * kKiB;
+inline constexpr uint32_t kRefillObjects = 64;
+
+constexpr ClassShape make_shape(uint32_t size_class) {
+  size_t bytes = class_bytes(size_class);
+  // At least eight objects a slab, so that at most 1/9 of it is left over.
+  uint32_t units = 1;
+  while (units < 16 && units * kUnitBytes / bytes < 8) units *= 2;
+  size_t span = units * kUnitBytes;
+  uint32_t capacity = static_cast<uint32_t>(span / bytes);
+  size_t objects = kRefillBytes / bytes;
+  if (objects > kRefillObjects) objects = kRefillObjects;
+  if (objects < 1) objects = 1;
+  return {static_cast<uint32_t>(bytes),        capacity,
+          static_cast<uint16_t>(units),        static_cast<uint16_t>(objects),
+          capacity / 8 > 0 ? capacity / 8 : 1, ((uint64_t{1} << kReciprocalShift) + bytes - 1) / bytes};
+}
+
+inline constexpr auto kClassShapes = [] {
+  std::array<ClassShape, kSizeClassCount> shapes{};
+  for (uint32_t i = 0; i < kSizeClassCount; ++i) shapes[i] = make_shape(i);
+  return shapes;
+}();
+
+// Smallest class whose every block is aligned to `alignment`; kSizeClassCount
+// when there is none. Slabs start at multiples of kUnitBytes.
+constexpr uint32_t aligned_class_of(size_t bytes, size_t alignment) {
+  if (alignment > kUnitBytes || bytes > kMaxClassBytes) return kSizeClassCount;
+  if (bytes < alignment) bytes = alignment;
+  uint32_t size_class = size_class_of(bytes);
+  while (size_class < kSizeClassCount && kClassShapes[size_class].block_bytes % alignment != 0) ++size_class;
+  return size_class;
+}
+
+}  // namespace hakmem

@@ -1,0 +1,35 @@
+// Superslab: 2 MiB, 32 units, spans of which are slabs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "allocator/metrics/heap_view.h"
+#include "allocator/superslab/slab.h"
+
+namespace hakmem {
+
+using SuperslabState = metrics::SuperslabState;
+
+// Invariants: dirty is a subset of free; a unit being purged is in neither.
+// All fields but the constants are written under the lock of SuperslabHeap.
+struct alignas(64) Superslab {
+  uintptr_t address;  // constant
+  Slab* slabs;        // constant; one record a unit
+  uint32_t free;      // units that belong to no slab
+  uint32_t dirty;     // of those: still hold pages
+  uint32_t purged;    // units whose pages were given back and not used since
+  uint32_t bin;       // longest run of free units, the list it is in
+  Superslab* next;
+  Superslab* previous;
+
+  SuperslabState state() const {
+    if (free == 0) return SuperslabState::Full;
+    if (free != ~0u) return SuperslabState::Active;
+    return dirty != 0 ? SuperslabState::Empty : SuperslabState::Purged;
+  }
+  bool is_consistent() const { return (dirty & ~free) == 0 && bin == longest_run(free); }
+};
+static_assert(sizeof(Superslab) == 64);
+
+}  // namespace hakmem

@@ -1,0 +1,256 @@
+// The heap of superslabs: hands out spans of units, takes them back, and gives
+// the pages of free units back to the kernel.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "allocator/base/lock.h"
+#include "allocator/metrics/counters.h"
+#include "allocator/metrics/step_timer.h"
+#include "allocator/page_arena/page_arena.h"
+#include "allocator/page_arena/purge_policy.h"
+#include "allocator/platform/clock.h"
+#include "allocator/superslab/superslab.h"
+
+namespace hakmem {
+
+template <VirtualMemory Memory>
+class SuperslabHeap {
+ public:
+  explicit constexpr SuperslabHeap(PageArena<Memory>& arena) : arena_(arena) {}
+
+  // superslab_refill: a span of `units` (1 to 32), its first record set up with
+  // `state` and `size_class` and not yet owned. Null when the kernel gives no
+  // memory. Any thread. `shard` is where it is counted.
+  Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard) {
+    metrics::StepTimer timer(shard);
+    lock_.lock();
+    Superslab* superslab = find_superslab(units);
+    timer.finish(metrics::RefillStep::Scan);
+    if (superslab == nullptr) {
+      superslab = map_superslab();
+      timer.finish(metrics::RefillStep::Map);
+      if (superslab == nullptr) {
+        lock_.unlock();
+        return nullptr;
+      }
+    }
+    Slab* slab = cut_span(superslab, units, state, size_class);
+    lock_.unlock();
+    timer.finish(metrics::RefillStep::Metadata);
+    return slab;
+  }
+
+  // Takes back a span that holds no live block and that no thread can reach any
+  // more. Any thread. May purge, at most kMaxPurgeBytes.
+  void give_span(Slab* slab, uint32_t shard) {
+    lock_.lock();
+    Superslab* superslab = slab->superslab;
+    uint32_t run = bit_run(static_cast<uint32_t>(slab - superslab->slabs), slab->units);
+    used_bytes_ -= slab->units * kUnitBytes;
+    retained_bytes_.store(retained_bytes() + slab->units * kUnitBytes, std::memory_order_relaxed);
+    for (uint32_t i = slab->units; i-- > 0;) {
+      slab[i].unit = 0;
+      slab[i].state = SlabState::Free;
+      slab[i].owner.store(owner::kFree, std::memory_order_relaxed);
+    }
+    unlink(superslab);
+    superslab->free |= run;
+    superslab->dirty |= run;
+    link(superslab);
+    size_t excess = policy_.excess(retained_bytes(), used_bytes_);
+    lock_.unlock();
+    if (excess > 0) [[unlikely]]
+      purge(excess, shard);
+  }
+
+  // Lets time pass: gives back a part of what has been retained for long.
+  // Called on cold paths; bounded.
+  void decay(uint32_t shard) {
+    uint64_t now = coarse_milliseconds();
+    if (!policy_.decay_is_due(now)) return;
+    lock_.lock();
+    size_t excess = policy_.decay(now, retained_bytes());
+    lock_.unlock();
+    if (excess > 0) purge(excess, shard);
+  }
+
+  // Purges until about `target` bytes were given back. Returns the bytes. Any thread.
+  HAKMEM_COLD size_t purge(size_t target, uint32_t shard) {
+    uint64_t start = 0;
+    if constexpr (kBuild.stats) start = monotonic_nanoseconds();
+    size_t purged = 0;
+    while (purged < target) {
+      size_t bytes = purge_one();
+      if (bytes == 0) break;
+      purged += bytes;
+    }
+    metrics::count<metrics::Metric::kPurgeRuns>(shard);
+    metrics::count<metrics::Metric::kPurgedBytes>(shard, uint64_t{purged});
+    if constexpr (kBuild.stats) metrics::count<metrics::Metric::kPurgeTime>(shard, monotonic_nanoseconds() - start);
+    return purged;
+  }
+
+  // The record of the slab that holds `address`; null when no superslab does.
+  // For a free unit that is its own record. Any thread, no lock.
+  Slab* find(uintptr_t address) const {
+    auto location = arena_.find(address);
+    if (location.reservation == nullptr) return nullptr;
+    const Reservation& reservation = *location.reservation;
+    auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
+    return slabs[(address - reservation.base) >> kUnitShift].head();
+  }
+
+  size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
+  RankedLock& lock() { return lock_; }
+  PageArena<Memory>& arena() { return arena_; }
+
+  // Debug builds and tests, with no call under way.
+  bool is_consistent() const {
+    for (uint32_t bin = 0; bin <= kUnitsPerSuperslab; ++bin)
+      for (Superslab* superslab = bins_[bin].first; superslab != nullptr; superslab = superslab->next)
+        if (!superslab->is_consistent() || superslab->bin != bin) return false;
+    return arena_.is_consistent();
+  }
+
+ private:
+  struct Bin {
+    Superslab* first = nullptr;
+    Superslab* last = nullptr;
+  };
+
+  // The fullest superslab that has a run of `units`: what is nearly empty gets
+  // the chance to become empty, and is purged whole.
+  Superslab* find_superslab(uint32_t units) const HAKMEM_REQUIRES(lock_) {
+    uint64_t candidates = bins_in_use_ >> units << units;
+    return candidates == 0 ? nullptr : bins_[__builtin_ctzll(candidates)].first;
+  }
+
+  Superslab* map_superslab() HAKMEM_REQUIRES(lock_) {
+    auto created = arena_.take_superslab();
+    if (created.address == 0) return nullptr;
+    auto* superslab = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab)));
+    if (superslab == nullptr) return nullptr;
+    superslab->address = created.address;
+    superslab->slabs = reinterpret_cast<Slab*>(created.metadata);
+    superslab->free = ~0u;
+    for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
+      superslab->slabs[i].start = created.address + i * kUnitBytes;
+      superslab->slabs[i].superslab = superslab;
+    }
+    link(superslab);
+    if (created.reservation == 0) {
+      slab_map.base.store(created.address - created.index * kSuperslabBytes, std::memory_order_relaxed);
+      slab_map.slabs.store(superslab->slabs - created.index * kUnitsPerSuperslab, std::memory_order_relaxed);
+      // Release: a thread that frees a block learns of it after this store.
+      slab_map.units.store((created.index + 1) * size_t{kUnitsPerSuperslab}, std::memory_order_release);
+    }
+    return superslab;
+  }
+
+  Slab* cut_span(Superslab* superslab, uint32_t units, SlabState state, uint32_t size_class) HAKMEM_REQUIRES(lock_) {
+    // Units that still hold pages first: they cost no page fault.
+    uint32_t starts = run_starts(superslab->dirty, units);
+    if (starts == 0) starts = run_starts(superslab->free, units);
+    uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
+    uint32_t run = bit_run(first, units);
+    unlink(superslab);
+    uint32_t dirty_units = static_cast<uint32_t>(__builtin_popcount(superslab->dirty & run));
+    uint32_t purged_units = static_cast<uint32_t>(__builtin_popcount(superslab->purged & run));
+    if (purged_units != 0) policy_.taken_again(purged_units * kUnitBytes);
+    superslab->free &= ~run;
+    superslab->dirty &= ~run;
+    superslab->purged &= ~run;
+    link(superslab);
+    used_bytes_ += units * kUnitBytes;
+    retained_bytes_.store(retained_bytes() - dirty_units * kUnitBytes, std::memory_order_relaxed);
+
+    Slab* slab = superslab->slabs + first;
+    for (uint32_t i = 1; i < units; ++i) {
+      slab[i].unit = static_cast<uint16_t>(i);
+      slab[i].owner.store(owner::kInterior, std::memory_order_relaxed);
+    }
+    slab->free = nullptr;
+    slab->countdown = slab->countdown_start = kNoThreshold;
+    slab->used = slab->carved = 0;
+    slab->size_class = size_class;
+    slab->next = slab->previous = nullptr;
+    slab->remote.store(0, std::memory_order_relaxed);
+    slab->units = static_cast<uint16_t>(units);
+    slab->zeroed = dirty_units == 0;
+    slab->state = state;
+    return slab;
+  }
+
+  // Purges the free units of one superslab. The system call runs without the
+  // lock: meanwhile the units are neither free nor in a slab.
+  size_t purge_one() {
+    lock_.lock();
+    Superslab* superslab = emptiest_dirty();
+    if (superslab == nullptr) {
+      lock_.unlock();
+      return 0;
+    }
+    uint32_t units = superslab->dirty;
+    size_t bytes = static_cast<size_t>(__builtin_popcount(units)) * kUnitBytes;
+    unlink(superslab);
+    superslab->free &= ~units;
+    superslab->dirty = 0;
+    link(superslab);
+    retained_bytes_.store(retained_bytes() - bytes, std::memory_order_relaxed);
+    lock_.unlock();
+
+    for (uint32_t rest = units; rest != 0;) {
+      uint32_t first = static_cast<uint32_t>(__builtin_ctz(rest));
+      uint32_t length = ~(rest >> first) == 0 ? 32 - first : static_cast<uint32_t>(__builtin_ctz(~(rest >> first)));
+      Memory::purge(reinterpret_cast<void*>(superslab->address + first * kUnitBytes), length * kUnitBytes);
+      rest &= ~bit_run(first, length);
+    }
+
+    lock_.lock();
+    unlink(superslab);
+    superslab->free |= units;
+    superslab->purged |= units;
+    link(superslab);
+    lock_.unlock();
+    return bytes;
+  }
+
+  // Whole superslabs first, and of those the one that waited longest.
+  Superslab* emptiest_dirty() const HAKMEM_REQUIRES(lock_) {
+    if (retained_bytes() == 0) return nullptr;
+    for (uint32_t bin = kUnitsPerSuperslab; bin > 0; --bin)
+      for (Superslab* superslab = bins_[bin].last; superslab != nullptr; superslab = superslab->previous)
+        if (superslab->dirty != 0) return superslab;
+    return nullptr;
+  }
+
+  void link(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
+    superslab->bin = longest_run(superslab->free);
+    Bin& bin = bins_[superslab->bin];
+    superslab->previous = nullptr;
+    superslab->next = bin.first;
+    (bin.first != nullptr ? bin.first->previous : bin.last) = superslab;
+    bin.first = superslab;
+    bins_in_use_ |= uint64_t{1} << superslab->bin;
+  }
+
+  void unlink(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
+    Bin& bin = bins_[superslab->bin];
+    (superslab->previous != nullptr ? superslab->previous->next : bin.first) = superslab->next;
+    (superslab->next != nullptr ? superslab->next->previous : bin.last) = superslab->previous;
+    if (bin.first == nullptr) bins_in_use_ &= ~(uint64_t{1} << superslab->bin);
+  }
+
+  PageArena<Memory>& arena_;
+  RankedLock lock_{LockRank::kSuperslabs};
+  PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
+  size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
+  std::atomic<size_t> retained_bytes_{0};  // written under lock_; free units that hold pages
+  uint64_t bins_in_use_ HAKMEM_GUARDED_BY(lock_) = 0;
+  Bin bins_[kUnitsPerSuperslab + 1] HAKMEM_GUARDED_BY(lock_){};
+};
+
+}  // namespace hakmem

@@ -1,0 +1,59 @@
+// Shared by the cold files of this floor only.
+#pragma once
+
+#include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/thread_cache.h"
+
+namespace hakmem {
+
+// The thread's cache, starting the thread when it has none; null for a thread
+// that has ended or when there is no memory for a cache.
+HAKMEM_COLD ThreadCache* start_thread();
+
+inline ThreadCache* current_cache() {
+  ThreadCache* cache = thread_state.cache;
+  return cache != &empty_cache ? cache : start_thread();
+}
+
+// The cache that serves threads after their end (and before memory for a cache
+// could be had). Use it under `registry_lock`, and as `thread_state.cache` for
+// that time, so that the ordinary paths work on it.
+extern RankedLock registry_lock;
+
+class LateCacheScope {
+ public:
+  LateCacheScope() HAKMEM_NO_THREAD_ANALYSIS;
+  ~LateCacheScope() HAKMEM_NO_THREAD_ANALYSIS;
+  LateCacheScope(const LateCacheScope&) = delete;
+  LateCacheScope& operator=(const LateCacheScope&) = delete;
+};
+
+// Returns the slab's frees to it: `slab` has a new baseline afterwards.
+inline void settle_and_count(ThreadCache* cache, Slab* slab) {
+  if (uint32_t frees = slab->settle(); frees != 0)
+    metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{frees});
+}
+
+// Takes all remote frees of an owned, settled slab; `count` says how many. The
+// blocks still count as used.
+Block* take_remote(ThreadCache* cache, Slab* slab, uint32_t& count);
+
+// Moves the remote frees of an owned, settled slab to its own list.
+void collect_remote(ThreadCache* cache, Slab* slab);
+
+// Returns an owned slab without live blocks, in no list, to its superslab.
+void retire(ThreadCache* cache, Slab* slab);
+
+// Gives up an owned, settled slab that is in no list: retired, pooled or unowned.
+void let_go(ThreadCache* cache, Slab* slab);
+
+// Marks an exhausted, settled slab unowned. False when a remote free came in
+// between: then the caller still owns it.
+bool abandon(ThreadCache* cache, Slab* slab);
+
+// In the child of a fork, later: gives the slabs of the parent's other threads to the pool.
+void adopt_orphans(ThreadCache* cache);
+
+void call_transition_hook();
+
+}  // namespace hakmem

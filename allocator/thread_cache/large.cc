@@ -1,0 +1,72 @@
+#include "allocator/thread_cache/large.h"
+
+#include <errno.h>
+
+#include "allocator/base/message.h"
+#include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/sampling.h"
+
+namespace hakmem {
+namespace {
+
+LargeAllocation allocate_units(size_t bytes, uint32_t shard) {
+  uint32_t units = static_cast<uint32_t>((bytes + kUnitBytes - 1) / kUnitBytes);
+  Slab* slab = heap.superslabs.take_span(units, SlabState::Large, metrics::kLargeClass, shard);
+  if (slab == nullptr) return {nullptr, false};
+  slab->requested_bytes = bytes;
+  slab->owner.store(owner::kLarge, std::memory_order_release);
+  return {reinterpret_cast<void*>(slab->start), slab->zeroed};
+}
+
+LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment) {
+  bool is_large = bytes <= kMaxLargeBytes && alignment <= kUnitBytes;
+  LargeAllocation result{nullptr, false};
+  if (is_large) {
+    result = allocate_units(bytes, cache->shard);
+  } else if (bytes <= PTRDIFF_MAX - alignment) {
+    heap.huge.decay(cache->shard);
+    auto [address, zeroed] = heap.huge.allocate(bytes, alignment, cache->shard);
+    result = {address, zeroed};
+  }
+  if (result.address == nullptr) {
+    metrics::count<metrics::Metric::kOutOfMemory>(cache->shard);
+    errno = ENOMEM;
+    return result;
+  }
+  sample_large(cache, bytes);
+  cache->exact.count_allocation(is_large ? metrics::kLargeClass : metrics::kHugeClass);
+  return result;
+}
+
+}  // namespace
+
+LargeAllocation allocate_large(size_t bytes, size_t alignment) {
+  ThreadCache* cache = current_cache();
+  if (cache == nullptr) {
+    LateCacheScope late;
+    return allocate_with(thread_state.cache, bytes, alignment);
+  }
+  LargeAllocation result = allocate_with(cache, bytes, alignment);
+  call_transition_hook();
+  return result;
+}
+
+void* allocate_above_table(size_t bytes) {
+  if (bytes > kMaxClassBytes) return allocate_large(bytes, kBlockAlignment).address;
+  return allocate_class(thread_state.cache, size_class_of(bytes), bytes);
+}
+
+void free_large(Slab* slab, void* address, uint32_t shard) {
+  if (reinterpret_cast<uintptr_t>(address) != slab->start)
+    fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
+  thread_state.cache->exact.count_free(metrics::kLargeClass);
+  heap.superslabs.give_span(slab, shard);
+  heap.superslabs.decay(shard);
+}
+
+void free_huge(void* address, uint32_t shard) {
+  thread_state.cache->exact.count_free(metrics::kHugeClass);
+  if (!heap.huge.free(address, shard)) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
+}
+
+}  // namespace hakmem

@@ -1,0 +1,243 @@
+// Threads and processes: the start and the end of a thread cache, and fork.
+#include "allocator/thread_cache/lifetime.h"
+#include "allocator/base/environment.h"
+#include "allocator/platform/process.h"
+#include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/sampling.h"
+
+#include <errno.h>
+
+#include <new>
+
+namespace hakmem {
+
+constinit RankedLock registry_lock{LockRank::kThreadRegistry};
+constinit const ThreadCache empty_cache;
+constinit thread_local ThreadState thread_state{const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kNew};
+constinit std::atomic<ThreadCache*> registered_caches{nullptr};
+
+namespace {
+
+constinit ThreadCache late_cache;
+constinit bool process_started HAKMEM_GUARDED_BY(registry_lock) = false;
+constinit uint32_t caches_created HAKMEM_GUARDED_BY(registry_lock) = 0;
+// Set in a forked child whose parent had other threads.
+constinit std::atomic<bool> orphans_pending{false};
+
+void lock_all() HAKMEM_NO_THREAD_ANALYSIS {
+  registry_lock.lock();
+  heap.pool.lock().lock();
+  sampled_slabs.lock.lock();
+  heap.superslabs.lock().lock();
+  heap.huge.lock().lock();
+  heap.arena.lock().lock();
+}
+
+void unlock_all() HAKMEM_NO_THREAD_ANALYSIS {
+  heap.arena.lock().unlock();
+  heap.huge.lock().unlock();
+  heap.superslabs.lock().unlock();
+  sampled_slabs.lock.unlock();
+  heap.pool.lock().unlock();
+  registry_lock.unlock();
+}
+
+// The threads of the parent do not exist here; what they owned is adopted when
+// fresh memory is needed, so that a child that only calls exec pays nothing.
+void after_fork_in_child() {
+  if constexpr (kBuild.stats) {
+    if (metrics::hooks.on_fork_child != nullptr) metrics::hooks.on_fork_child();
+  }
+  for (ThreadCache* cache = registered_caches.load(std::memory_order_relaxed); cache != nullptr;
+       cache = cache->next_registered) {
+    if (cache == thread_state.cache || cache->use.load(std::memory_order_relaxed) != ThreadCache::Use::kThread)
+      continue;
+    cache->use.store(ThreadCache::Use::kOrphan, std::memory_order_relaxed);
+    orphans_pending.store(true, std::memory_order_relaxed);
+  }
+  unlock_all();
+}
+
+ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
+  for (ThreadCache* cache = registered_caches.load(std::memory_order_relaxed); cache != nullptr;
+       cache = cache->next_registered)
+    if (cache->use.load(std::memory_order_relaxed) == ThreadCache::Use::kFree) {
+      cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
+      return cache;
+    }
+  void* memory = heap.arena.allocate_metadata(sizeof(ThreadCache));
+  if (memory == nullptr) return nullptr;
+  auto* cache = new (memory) ThreadCache;
+  cache->shard = caches_created++;
+  cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
+  cache->next_registered = registered_caches.load(std::memory_order_relaxed);
+  registered_caches.store(cache, std::memory_order_release);  // pairs with views
+  return cache;
+}
+
+// Returns the blocks of a list to the slab they came from.
+void flush_list(ThreadCache* cache, uint32_t size_class) {
+  Block* first = cache->lists[size_class];
+  if (first == &empty_block) return;
+  cache->lists[size_class] = const_cast<Block*>(&empty_block);
+  Slab* slab = cache->classes[size_class].current;
+  uint32_t count = 1;
+  Block* last = first;
+  for (Block* next; (next = last->next()) != nullptr; last = next) ++count;
+  last->set_next(slab->free);
+  slab->free = first;
+  slab->used -= count;
+  if constexpr (kBuild.stats) {
+    objects_returned(cache, size_class, count);
+    metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{count});
+  }
+}
+
+void let_go_of_all(ThreadCache* cache, SlabList& slabs) {
+  while (Slab* slab = slabs.pop_front()) {
+    settle_and_count(cache, slab);
+    let_go(cache, slab);
+  }
+}
+
+void end_thread(void*) {
+  // The first thread ends with the process; what runs after this may still allocate much.
+  if (is_first_thread() || thread_state.phase != ThreadPhase::kRunning) return;
+  int saved_errno = errno;
+  call_transition_hook();
+  ThreadCache* cache = thread_state.cache;
+  // Destructors of other keys and of other libraries may come after this one:
+  // they find an ended thread and use the late cache.
+  thread_state = {const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kExited};
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    ClassState& state = cache->classes[size_class];
+    if (state.current != nullptr) {
+      settle_and_count(cache, state.current);
+      flush_list(cache, size_class);
+      let_go(cache, state.current);
+      state.current = nullptr;
+    }
+    let_go_of_all(cache, state.available);
+    let_go_of_all(cache, state.sleeping);
+  }
+  // Release: the next thread with this cache sees it as it was left.
+  LockGuard guard(registry_lock);
+  cache->use.store(ThreadCache::Use::kFree, std::memory_order_release);
+  errno = saved_errno;
+}
+
+// Blocks of a list of an orphan, of which nothing is taken for granted;
+// `valid` turns false when a link leads out of the slab.
+uint32_t count_blocks(const Slab* slab, Block* first, Block*& last, bool& valid) {
+  uint32_t count = 0;
+  for (Block* block = first; block != nullptr && block != &empty_block;) {
+    size_t offset = reinterpret_cast<uintptr_t>(block) - slab->start;
+    if (offset >= slab->units * kUnitBytes || ++count > slab->shape().capacity) {
+      valid = false;
+      return 0;
+    }
+    last = block;
+    block = Block::is_valid(block->distance()) ? block->at(block->distance()) : nullptr;
+  }
+  return count;
+}
+
+void adopt_orphan(ThreadCache* cache, ThreadCache* orphan, Slab* slab) {
+  bool valid = true;
+  Block* last = nullptr;
+  uint32_t free_blocks = 0;
+  if (orphan->classes[slab->size_class].current == slab && orphan->lists[slab->size_class] != &empty_block) {
+    Block* listed = orphan->lists[slab->size_class];
+    free_blocks = count_blocks(slab, listed, last, valid);
+    if (!valid) return;
+    last->set_next(slab->free);
+    slab->free = listed;
+  }
+  free_blocks = count_blocks(slab, slab->free, last, valid);
+  if (!valid) return;  // stopped in the middle of a change: its blocks stay with the child for good
+  slab->next = slab->previous = nullptr;
+  slab->used = slab->carved - free_blocks;
+  slab->set_countdown(kNoThreshold);
+  slab->owner.store(cache->tag(), std::memory_order_relaxed);
+  let_go(cache, slab);
+}
+
+}  // namespace
+
+ThreadCache* start_thread() {
+  if (thread_state.phase == ThreadPhase::kExited) return nullptr;
+  bool is_first = false;
+  ThreadCache* cache = nullptr;
+  {
+    LockGuard guard(registry_lock);
+    is_first = !process_started;
+    if (is_first) {
+      process_started = true;
+      secrets.link = random_secret() | uint64_t{1} << 63;  // the empty block decodes to this: out of bounds
+      secrets.key = random_secret() | 1;
+    }
+    cache = take_cache();
+  }
+  if (cache == nullptr) return nullptr;
+  cache->random = RandomGenerator(random_secret());
+  thread_state = {cache, ThreadPhase::kRunning};
+  if (is_first) {
+    // Registered before any other handler, so that these hold the locks only
+    // while nothing else of the program runs.
+    register_fork_handlers(lock_all, unlock_all, after_fork_in_child);
+    check_environment();
+  }
+  register_thread_exit(end_thread);
+  metrics::count<metrics::Metric::kThreadsStarted>(cache->shard);
+  call_transition_hook();
+  return cache;
+}
+
+void adopt_orphans(ThreadCache* cache) {
+  if (!orphans_pending.load(std::memory_order_relaxed)) [[likely]]
+    return;
+  LockGuard guard(registry_lock);
+  if (!orphans_pending.exchange(false, std::memory_order_relaxed)) return;
+  for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
+    const Reservation& reservation = heap.arena.reservation(r);
+    auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
+    size_t units = size_t{reservation.committed.load(std::memory_order_acquire)} * kUnitsPerSuperslab;
+    for (size_t i = 0; i < units; ++i) {
+      uintptr_t owner_word = slabs[i].owner.load(std::memory_order_relaxed);
+      if (owner_word < owner::kFirstThread) continue;
+      auto* orphan = reinterpret_cast<ThreadCache*>(owner_word);
+      if (orphan->use.load(std::memory_order_relaxed) == ThreadCache::Use::kOrphan)
+        adopt_orphan(cache, orphan, &slabs[i]);
+    }
+  }
+  for (ThreadCache* orphan = registered_caches.load(std::memory_order_relaxed); orphan != nullptr;
+       orphan = orphan->next_registered) {
+    if (orphan->use.load(std::memory_order_relaxed) != ThreadCache::Use::kOrphan) continue;
+    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+      orphan->lists[size_class] = const_cast<Block*>(&empty_block);
+      orphan->classes[size_class] = ClassState{};
+    }
+    orphan->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
+  }
+}
+
+void call_transition_hook() {
+  if constexpr (kBuild.stats) {
+    if (metrics::hooks.on_transition == nullptr || thread_state.phase != ThreadPhase::kRunning) return;
+    int saved_errno = errno;
+    metrics::hooks.on_transition();
+    errno = saved_errno;
+  }
+}
+
+LateCacheScope::LateCacheScope() {
+  registry_lock.lock();
+  thread_state.cache = &late_cache;
+}
+
+LateCacheScope::~LateCacheScope() {
+  thread_state.cache = const_cast<ThreadCache*>(&empty_cache);
+  registry_lock.unlock();
+}
+
+}  // namespace hakmem
