@@ -14,6 +14,11 @@ namespace {
 
 using metrics::kShardSlots;
 using metrics::Metric;
+using metrics::PageProblem;
+
+constexpr PageVerdict kGood{PageState::Good, PageProblem::kCount};
+constexpr PageVerdict kUnfinished{PageState::Unfinished, PageProblem::kCount};
+constexpr PageVerdict bad(PageProblem problem) { return {PageState::Bad, problem}; }
 
 constexpr int kAttempts = 64;
 
@@ -76,21 +81,21 @@ bool read_header(Source& source, PageHeader* header) {
 std::string bounded(const char* text, size_t bytes) { return {text, strnlen(text, bytes)}; }
 
 template <class Source>
-PageProblem check(Source& source, PageHeader* copy, uint32_t* shards) {
-  if (!read_header(source, copy)) return source.bytes() == 0 ? PageProblem::Unfinished : PageProblem::NotAPage;
+PageVerdict check(Source& source, PageHeader* copy, uint32_t* shards) {
+  if (!read_header(source, copy)) return source.bytes() == 0 ? kUnfinished : bad(PageProblem::NotAPage);
   const PageHeader& header = *copy;
   uint64_t magic = header.magic.load(std::memory_order_acquire);
-  if (magic == 0) return PageProblem::Unfinished;
-  if (magic != kPageMagic) return PageProblem::NotAPage;
-  if (header.layout_version != kLayoutVersion) return PageProblem::ForeignVersion;
-  if (header.catalogue_hash != kCatalogueHash) return PageProblem::ForeignCatalogue;
-  if (header.header_bytes != sizeof(PageHeader)) return PageProblem::Damaged;
+  if (magic == 0) return kUnfinished;
+  if (magic != kPageMagic) return bad(PageProblem::NotAPage);
+  if (header.layout_version != kLayoutVersion) return bad(PageProblem::ForeignVersion);
+  if (header.catalogue_hash != kCatalogueHash) return bad(PageProblem::ForeignCatalogue);
+  if (header.header_bytes != sizeof(PageHeader)) return bad(PageProblem::Damaged);
   *shards = header.shard_count.load(std::memory_order_relaxed);
-  if (*shards == 0 || *shards > kMaxShards || (*shards & (*shards - 1)) != 0) return PageProblem::Damaged;
-  if (source.bytes() < page_bytes(1)) return PageProblem::Damaged;
+  if (*shards == 0 || *shards > kMaxShards || (*shards & (*shards - 1)) != 0) return bad(PageProblem::Damaged);
+  if (source.bytes() < page_bytes(1)) return bad(PageProblem::Damaged);
   // A page that grew since the caller asked for its size: the new shards come next time.
   while (page_bytes(*shards) > source.bytes()) *shards /= 2;
-  return PageProblem::None;
+  return kGood;
 }
 
 template <class Source>
@@ -129,10 +134,10 @@ bool add_counters(Source& source, uint32_t shards, uint32_t first, uint32_t coun
 }  // namespace
 
 template <class Source>
-PageProblem read_from(Source& source, Snapshot* snapshot) {
+PageVerdict read_from(Source& source, Snapshot* snapshot) {
   PageHeader header{};
   uint32_t shards = 0;
-  if (PageProblem problem = check(source, &header, &shards); problem != PageProblem::None) return problem;
+  if (PageVerdict verdict = check(source, &header, &shards); !verdict.good()) return verdict;
   snapshot->identity = header.identity;
   snapshot->comm = bounded(header.identity.comm, sizeof header.identity.comm);
   snapshot->version = bounded(header.version, sizeof header.version);
@@ -141,25 +146,25 @@ PageProblem read_from(Source& source, Snapshot* snapshot) {
   std::copy(std::begin(header.class_bytes), std::end(header.class_bytes), std::begin(snapshot->class_bytes));
 
   snapshot->published_.resize(metrics::kPublishSlots);
-  if (!read_published(source, &snapshot->published_)) return PageProblem::Damaged;
+  if (!read_published(source, &snapshot->published_)) return bad(PageProblem::Damaged);
 
   constexpr uint32_t kCollected = metrics::kFirstSlot<Metric::kCollectedObjects>;
   constexpr uint32_t kCollectedCount = metrics::shape_of(Metric::kCollectedObjects).slots();
   std::vector<uint64_t> collected(kCollectedCount);
   snapshot->counters_.resize(kShardSlots);
-  if (!add_counters(source, shards, kCollected, kCollectedCount, collected.data())) return PageProblem::Damaged;
+  if (!add_counters(source, shards, kCollected, kCollectedCount, collected.data())) return bad(PageProblem::Damaged);
   std::atomic_thread_fence(std::memory_order_acquire);
-  if (!add_counters(source, shards, 0, kShardSlots, snapshot->counters_.data())) return PageProblem::Damaged;
+  if (!add_counters(source, shards, 0, kShardSlots, snapshot->counters_.data())) return bad(PageProblem::Damaged);
   std::copy(collected.begin(), collected.end(), snapshot->counters_.begin() + kCollected);
-  return PageProblem::None;
+  return kGood;
 }
 
-PageProblem read_snapshot(int fd, Snapshot* snapshot) {
+PageVerdict read_snapshot(int fd, Snapshot* snapshot) {
   FileSource source(fd);
   return read_from(source, snapshot);
 }
 
-PageProblem read_snapshot(const void* page, size_t bytes, Snapshot* snapshot) {
+PageVerdict read_snapshot(const void* page, size_t bytes, Snapshot* snapshot) {
   MemorySource source(page, bytes);
   return read_from(source, snapshot);
 }
@@ -181,20 +186,6 @@ uint64_t Snapshot::counter(Metric metric, uint32_t index) const {
 
 double Snapshot::gauge(Metric metric, uint32_t index) const {
   return decode_gauge(published_[metrics::first_slot(metric) + index]);
-}
-
-const char* describe(PageProblem problem) {
-  switch (problem) {
-    case PageProblem::None: return "good";
-    case PageProblem::Unreadable: return "unreadable";
-    case PageProblem::Unfinished: return "unfinished";
-    case PageProblem::NotAPage: return "not_a_page";
-    case PageProblem::ForeignVersion: return "foreign_version";
-    case PageProblem::ForeignCatalogue: return "foreign_catalogue";
-    case PageProblem::Damaged:
-    case PageProblem::kCount: break;
-  }
-  return "damaged";
 }
 
 }  // namespace hakmem::telemetry

@@ -11,18 +11,18 @@
 
 namespace hakmem::telemetry {
 
-enum class PageProblem : uint8_t {
-  None,
-  Unreadable,        // it cannot be opened or read
-  Unfinished,        // being made just now
-  NotAPage,          // something else under a page's name
-  ForeignVersion,    // another layout
-  ForeignCatalogue,  // another set of metrics
-  Damaged,           // sizes that cannot be
-  kCount
+enum class PageState : uint8_t {
+  Good,
+  Unfinished,  // being made just now: no problem, but nothing to show yet
+  Bad,
 };
 
-const char* describe(PageProblem problem);
+struct PageVerdict {
+  PageState state;
+  metrics::PageProblem problem;  // where it is Bad
+
+  bool good() const { return state == PageState::Good; }
+};
 
 class Snapshot {
  public:
@@ -40,19 +40,19 @@ class Snapshot {
 
  private:
   template <class Source>
-  friend PageProblem read_from(Source& source, Snapshot* snapshot);
+  friend PageVerdict read_from(Source& source, Snapshot* snapshot);
   std::vector<uint64_t> counters_;
   std::vector<uint64_t> published_;
 };
 
 // Reads a page's file by pread: whatever its owner does to the file meanwhile,
-// the worst is a problem returned. The two numbers of counters that are
+// the worst is a bad page. The two numbers of counters that are
 // subtracted from each other, collected from refilled objects, are read in the
 // order that keeps the difference from being negative.
-PageProblem read_snapshot(int fd, Snapshot* snapshot);
+PageVerdict read_snapshot(int fd, Snapshot* snapshot);
 
 // The same from a page in this process's memory.
-PageProblem read_snapshot(const void* page, size_t bytes, Snapshot* snapshot);
+PageVerdict read_snapshot(const void* page, size_t bytes, Snapshot* snapshot);
 
 // Opens a page's file for read_snapshot; -1 when it is not a regular file or cannot be opened.
 int open_page(const std::string& path);

@@ -38,6 +38,16 @@ enum class Part : uint8_t {
   kCount
 };
 
+// Why a reader leaves out a stats page.
+enum class PageProblem : uint8_t {
+  Unreadable,        // it cannot be opened or read
+  NotAPage,          // something else under a page's name
+  ForeignVersion,    // another layout
+  ForeignCatalogue,  // another set of metrics
+  Damaged,           // sizes that cannot be
+  kCount
+};
+
 template <class Enum>
 inline constexpr uint32_t kCountOf = static_cast<uint32_t>(Enum::kCount);
 
@@ -59,7 +69,8 @@ enum class LabelSet : uint8_t {
   BytesKind,
   Fragmentation,
   Part,
-  Build
+  Build,
+  PageProblem
 };
 
 // Number of label values; with two labels the second varies fastest.
@@ -77,6 +88,7 @@ constexpr uint32_t cardinality(LabelSet labels) {
     case LabelSet::Fragmentation: return kCountOf<metrics::Fragmentation>;
     case LabelSet::Part: return kCountOf<metrics::Part>;
     case LabelSet::Build: return 1;
+    case LabelSet::PageProblem: return kCountOf<metrics::PageProblem>;
   }
   return 0;
 }
@@ -159,6 +171,8 @@ inline constexpr std::array kFragmentationNames{"internal", "external"};
 inline constexpr std::array kPartNames{
     "live",   "internal_fragmentation", "thread_cache", "slab_free", "empty_slab", "retained", "metadata", "telemetry",
     "outside"};
+inline constexpr std::array kPageProblemNames{"unreadable", "not_a_page", "foreign_version", "foreign_catalogue",
+                                              "damaged"};
 
 static_assert(kRefillSourceNames.size() == kCountOf<RefillSource>);
 static_assert(kRefillStepNames.size() == kCountOf<RefillStep>);
@@ -168,5 +182,6 @@ static_assert(kLockNames.size() == kCountOf<Lock>);
 static_assert(kBytesKindNames.size() == kCountOf<BytesKind>);
 static_assert(kFragmentationNames.size() == kCountOf<Fragmentation>);
 static_assert(kPartNames.size() == kCountOf<Part>);
+static_assert(kPageProblemNames.size() == kCountOf<PageProblem>);
 
 }  // namespace hakmem::metrics
