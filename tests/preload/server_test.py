@@ -1,0 +1,92 @@
+"""A threaded C++ server under the preload: right answers under load from many clients, bounded memory."""
+
+import http.client
+import random
+import sys
+import threading
+
+import harness
+
+SERVER = ""  # taken from the command line, below
+CLIENTS = 8
+ROUNDS = 5
+REQUESTS = 60  # of a client in a round, over several connections
+
+
+class Client(threading.Thread):
+    """Stores, reads back, reverses and deletes bodies of random sizes, and checks each answer."""
+
+    def __init__(self, port, number, round_number):
+        super().__init__()
+        self.port = port
+        self.number = number
+        self.source = random.Random(number * 1000 + round_number)
+        self.requests = 0
+        self.failure = None
+
+    def request(self, connection, method, path, body=None):
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        self.requests += 1
+        return response.status, response.read()
+
+    def expect(self, expected, got):
+        if expected != got:
+            raise AssertionError(f"client {self.number}: expected {expected[0]} and {len(expected[1])} bytes, "
+                                 f"got {got[0]} and {len(got[1])} bytes")
+
+    def run(self):
+        try:
+            for _ in range(REQUESTS // 15):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+                for _ in range(5):
+                    body = self.source.randbytes(int(2 ** self.source.uniform(0, 17)))
+                    path = f"/client{self.number}/{self.source.randrange(20)}"
+                    self.expect((201, b""), self.request(connection, "PUT", path, body))
+                    self.expect((200, body), self.request(connection, "GET", path))
+                    self.expect((200, body[::-1]), self.request(connection, "POST", "/reverse", body))
+                    if self.source.random() < 0.3:
+                        self.expect((204, b""), self.request(connection, "DELETE", path))
+                        status, _ = self.request(connection, "GET", path)
+                        self.expect((404, b""), (status, b""))
+                connection.close()
+        except (OSError, AssertionError, http.client.HTTPException) as error:
+            self.failure = error
+
+
+class ServerTest(harness.PreloadTest):
+    def load(self, port, round_number):
+        """One round of all clients; returns how many requests were answered."""
+        clients = [Client(port, number, round_number) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        self.assertEqual([None] * CLIENTS, [client.failure for client in clients])
+        return sum(client.requests for client in clients)
+
+    def check_mode(self, mode):
+        with harness.server([SERVER, mode], True) as process:
+            harness.wait_until(lambda: process.log().endswith("\n") or process.poll() is not None, 20, "the server listens")
+            port = int(process.log())
+            self.assertTrue(harness.is_mapped(process.pid))
+            requests = self.load(port, 0)
+            settled = harness.resident_kib(process.pid)
+            for round_number in range(1, ROUNDS):
+                requests += self.load(port, round_number)
+            # The store holds at most 8 clients x 20 bodies of up to 128 KiB.
+            self.assertLess(harness.resident_kib(process.pid), settled + 24 * 1024)
+            process.terminate()
+            self.assertEqual(0, process.wait(timeout=20))
+            self.assertEqual(f"{port}\nanswered {requests}\n", process.log())
+
+    def test_thread_per_connection(self):
+        self.check_mode("thread")
+
+    def test_pool_of_threads(self):
+        self.check_mode("pool")
+
+
+if __name__ == "__main__":
+    SERVER = sys.argv.pop()
+    harness.main()
