@@ -4,6 +4,7 @@
     symbols.py exports LIBRARY    exported names are glibc's malloc family, its C23 additions, operator
                                   new and delete, and what hakmem.h declares: no name less, none more
     symbols.py needs LIBRARY      libc alone, and nothing of it newer than GLIBC_2.28
+    symbols.py archive LIBRARY    the same of a static library: nothing internal can clash with a program's names
     symbols.py release LIBRARY    no text and no storage of statistics or debug code
     symbols.py debug LIBRARY      the same texts are there in a debug build, so that the check above means something
 """
@@ -91,6 +92,10 @@ def declared_functions():
     return set(re.findall(r"\b(hakmem_\w+)\s*\(", text))
 
 
+def interface():
+    return malloc_family() | C23 | OPERATORS | declared_functions()
+
+
 def check_exports(library):
     family = malloc_family()
     # A filter that catches nothing would make the comparison empty.
@@ -98,10 +103,23 @@ def check_exports(library):
             "valloc", "pvalloc", "malloc_usable_size", "malloc_trim", "mallinfo", "malloc_stats", "mallopt",
             "malloc_info"}
     yield from (f"the filter misses {name} of libc" for name in sorted(core - family))
-    wanted = family | C23 | OPERATORS | declared_functions()
+    wanted = interface()
     exported = defined_names(library)
     yield from (f"does not export {name}" for name in sorted(wanted - exported))
     yield from (f"exports {name}, which is not part of the interface" for name in sorted(exported - wanted))
+
+
+def check_archive(library):
+    symbols = {}
+    for line in run("nm", "--extern-only", "--defined-only", str(library)).splitlines():
+        fields = line.split()
+        if len(fields) == 3:
+            symbols[fields[2]] = fields[1]
+    wanted = interface()
+    yield from (f"does not define {name}" for name in sorted(wanted - symbols.keys()))
+    yield from (f"defines {name}, which is not part of the interface" for name in sorted(symbols.keys() - wanted))
+    yield from (f"defines {name} strongly, so that a program cannot replace it"
+                for name in sorted(OPERATORS & symbols.keys()) if symbols[name] != "W")
 
 
 def check_needs(library):
@@ -163,13 +181,24 @@ def loaded_bytes(library):
 
 DEBUG_TEXTS = {"assertion failed", "is_consistent", "lock rank", "LockRank"}
 # Writable symbols that hold a count of what happened, whatever they are called.
-STAT_STORAGE = re.compile(r"counter|statistic|stats|hooks|histogram|metric|initial_shard|exact_count|acquisitions",
+STAT_STORAGE = re.compile(r"counter|statistic|stats|hooks|histogram|initial_shard|exact_count|acquisitions",
                           re.IGNORECASE)
 
 
 def writable_symbols(library):
-    return [line.split(maxsplit=2)[2] for line in run("nm", "-C", str(library)).splitlines()
-            if re.match(r"[0-9a-f]+ [bBdDsSgG] ", line)]
+    """Names of variables in sections that stay writable after relocation."""
+    sections = {}
+    for match in re.finditer(r"^ *\[ *(\d+)\] (\S.*)$", run("readelf", "-SW", str(library)), flags=re.M):
+        # name, type, address, offset, size, entry size, flags if any, link, info, alignment
+        fields = match.group(2).split()
+        flags = fields[6] if len(fields) == 10 else ""
+        sections[match.group(1)] = "W" in flags and fields[0] != ".data.rel.ro"
+    names = []
+    for line in run("readelf", "-sWC", str(library)).splitlines():
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[3] in ("OBJECT", "TLS") and sections.get(fields[6]):
+            names.append(fields[7])
+    return names
 
 
 def check_release(library):
@@ -186,13 +215,13 @@ def check_debug(library):
     content = loaded_bytes(library)
     texts = assertion_texts()
     present = [text for text in texts if text.encode() in content]
-    if len(present) < 10 or b"assertion failed" not in content:
+    if not texts or 2 * len(present) < len(texts) or b"assertion failed" not in content:
         yield f"only {len(present)} of {len(texts)} assertion texts found: the check of the release library is blind"
     if not any(STAT_STORAGE.search(symbol) for symbol in writable_symbols(library)):
         yield "no storage for statistics found by name: the check of the release library is blind"
 
 
-CHECKS = {"exports": check_exports, "needs": check_needs, "release": check_release, "debug": check_debug}
+CHECKS = {"exports": check_exports, "archive": check_archive, "needs": check_needs, "release": check_release, "debug": check_debug}
 
 
 def main():
