@@ -133,5 +133,17 @@ export const telemetry: RowSpec = {
         { expr: `sum(${select('hakmem_resident_bytes', 'part="telemetry"')})`, legend: 'telemetry, resident' },
       ],
     },
+    {
+      ...kThird,
+      width: 24,
+      height: 8,
+      title: 'Stats pages of other processes',
+      about: 'Pages beside the serving process’ own. Left out means that a process runs another version or died badly.',
+      unit: 'short',
+      queries: [
+        { expr: `sum(${select('hakmem_exporter_pages')})`, legend: 'shown' },
+        { expr: `sum(${rate('hakmem_exporter_pages_skipped_total')})`, legend: 'left out a second' },
+      ],
+    },
   ],
 };
