@@ -19,4 +19,7 @@ namespace hakmem {
   } while (false)
 
 #define HAKMEM_COLD [[gnu::cold, gnu::noinline]]
+// For the declaration of a variable that hot code reads: reached directly
+// instead of through the global offset table.
+#define HAKMEM_HIDDEN [[gnu::visibility("hidden")]]
 #define HAKMEM_INLINE [[gnu::always_inline]] inline

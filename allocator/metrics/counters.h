@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "allocator/base/assert.h"
 #include "allocator/base/build_profile.h"
 #include "allocator/metrics/catalogue.h"
 
@@ -23,10 +24,10 @@ struct CounterSink {
   std::atomic<uint32_t> shard_mask;  // number of shards - 1, a power of two less one; grows only
 };
 
-extern CounterSink counter_sink;
+HAKMEM_HIDDEN extern CounterSink counter_sink;
 // The shard of private memory that counters start in. Adds that raced with a
 // move of the sink land here: the publisher moves them on with an exchange.
-extern Slot initial_shard[kShardSlots];
+HAKMEM_HIDDEN extern Slot initial_shard[kShardSlots];
 
 // Adds `amount` to slot `index` of `metric`. Any thread; `shard` spreads
 // threads over cache lines and may be any number.

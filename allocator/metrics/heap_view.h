@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/base/assert.h"
 #include "allocator/base/lock_stats.h"
 #include "allocator/metrics/catalogue.h"
 
@@ -82,11 +83,11 @@ struct Hooks {
   void (*on_fork_child)();
 };
 
-extern Hooks hooks;  // defined in metrics/hooks.cc (not in release)
+HAKMEM_HIDDEN extern Hooks hooks;  // defined in metrics/hooks.cc (not in release)
 
 // Mean bytes allocated between two samples; 0 samples nothing. Any thread may
 // change it; a countdown already drawn runs out first.
-extern std::atomic<uint64_t> sample_interval_bytes;
+HAKMEM_HIDDEN extern std::atomic<uint64_t> sample_interval_bytes;
 
 inline constexpr uint64_t kDefaultSampleIntervalBytes = 512 * 1024;
 

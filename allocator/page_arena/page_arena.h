@@ -2,8 +2,8 @@
 // allocator for metadata that lives as long as the process.
 //
 // A reservation is a range of superslab addresses at a random place, and apart
-// from it a range for their metadata; both start without access and are
-// committed superslab by superslab, lowest first. The first reservation is so
+// from it a range for their metadata. Both are committed superslab by
+// superslab, lowest first; until then the metadata reads as zeroes. The first reservation is so
 // large that most processes never need another; under an address-space limit
 // reservations are small and come as they are needed.
 //
@@ -176,9 +176,16 @@ class PageArena {
     void* base = Memory::reserve(reserved_bytes, kSuperslabBytes, hint);
     if (base == nullptr) return false;
     size_t superslabs = bytes / kSuperslabBytes;
-    size_t metadata_bytes = (align_up(superslabs, kMetadataBatch) + 1) * kSuperslabMetadataBytes;
+    size_t metadata_bytes = align_up(superslabs, kMetadataBatch) * kSuperslabMetadataBytes + kPageBytes;
     void* metadata = Memory::reserve(metadata_bytes, kPageBytes, 0);
     if (metadata == nullptr) {
+      Memory::release(base, reserved_bytes);
+      return false;
+    }
+    // Readable from the start, as zeroes: free() looks up the record of any
+    // address of the reservation without asking how far it is committed.
+    if (!Memory::allow_reading(metadata, metadata_bytes - kPageBytes)) {
+      Memory::release(metadata, metadata_bytes);
       Memory::release(base, reserved_bytes);
       return false;
     }

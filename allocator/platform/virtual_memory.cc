@@ -62,6 +62,11 @@ bool LinuxMemory::commit(void* address, size_t bytes) {
   return true;
 }
 
+bool LinuxMemory::allow_reading(void* address, size_t bytes) {
+  KeepErrno keep;
+  return ::mprotect(address, bytes, PROT_READ) == 0;
+}
+
 bool LinuxMemory::purge(void* address, size_t bytes) {
   KeepErrno keep;
   return ::madvise(address, bytes, MADV_DONTNEED) == 0;

@@ -15,6 +15,8 @@ concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
   { T::reserve(bytes, bytes, hint) } -> std::same_as<void*>;
   // Makes reserved addresses readable and writable, as zeroes. False when the kernel refuses.
   { T::commit(address, bytes) } -> std::same_as<bool>;
+  // Makes reserved addresses readable, as zeroes. False when the kernel refuses.
+  { T::allow_reading(address, bytes) } -> std::same_as<bool>;
   // Gives the pages back; the addresses stay committed and read as zeroes.
   { T::purge(address, bytes) } -> std::same_as<bool>;
   // Gives the addresses back.
@@ -30,6 +32,7 @@ concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
 struct LinuxMemory {
   static void* reserve(size_t bytes, size_t alignment, uintptr_t hint);
   static bool commit(void* address, size_t bytes);
+  static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void release(void* address, size_t bytes);
   static void* map(size_t bytes, size_t alignment);

@@ -1,6 +1,7 @@
 // The one heap of the process: what all threads share.
 #pragma once
 
+#include "allocator/base/assert.h"
 #include "allocator/page_arena/huge_heap.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/platform/virtual_memory.h"
@@ -18,6 +19,6 @@ struct Heap {
   SharedPool pool;
 };
 
-extern Heap heap;
+HAKMEM_HIDDEN extern Heap heap;
 
 }  // namespace hakmem

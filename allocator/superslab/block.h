@@ -15,29 +15,28 @@
 
 namespace hakmem {
 
-// Drawn once at start, before the first block exists. The initial values are
-// such that the empty block below decodes to a distance out of bounds.
-struct Secrets {
-  uint64_t link = 0x9E3779B97F4A7C15u;
-  uint64_t key = 0xD1B54A32D192ED03u;
-};
-extern Secrets secrets;
+// Two secrets, drawn once at start, before the first block exists. The initial
+// values are such that the empty block below decodes to a distance out of
+// bounds. Apart, because code reaches a variable in one instruction, and a
+// member of a structure in two.
+HAKMEM_HIDDEN extern uint64_t link_secret;
+HAKMEM_HIDDEN extern uint64_t free_key;
 
 struct Block {
   uint64_t link;
   uint64_t key;
 
   // The distance that the link encodes; a valid one is below kSuperslabBytes.
-  uint64_t distance() const { return link ^ secrets.link; }
+  uint64_t distance() const { return link ^ link_secret; }
   static bool is_valid(uint64_t distance) { return distance < kSuperslabBytes; }
   bool is_last() const { return distance() == reinterpret_cast<uintptr_t>(this); }
   Block* at(uint64_t distance) { return reinterpret_cast<Block*>(reinterpret_cast<uintptr_t>(this) ^ distance); }
 
   void set_next(const Block* next) {
-    link = (reinterpret_cast<uintptr_t>(next) ^ reinterpret_cast<uintptr_t>(this)) ^ secrets.link;
+    link = (reinterpret_cast<uintptr_t>(next) ^ reinterpret_cast<uintptr_t>(this)) ^ link_secret;
   }
-  void mark_free() { key = secrets.key; }
-  bool looks_free() const { return key == secrets.key; }
+  void mark_free() { key = free_key; }
+  bool looks_free() const { return key == free_key; }
   void clear_key() { key = 0; }
 
   // The next block, null at the end. Ends the process when the link was overwritten.
@@ -53,6 +52,6 @@ struct Block {
 
 // What an empty list points to: its link decodes to a distance out of bounds,
 // so that popping from an empty list takes the cold path without a null check.
-extern const Block empty_block;
+HAKMEM_HIDDEN extern const Block empty_block;
 
 }  // namespace hakmem

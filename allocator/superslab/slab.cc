@@ -2,7 +2,9 @@
 
 namespace hakmem {
 
-constinit SlabMap slab_map{};
+constinit uintptr_t slab_map_base = 0;
+constinit size_t slab_map_units = 0;
+constinit Slab* slab_map_records = nullptr;
 
 bool Slab::is_consistent() const {
   if (state == SlabState::Free) return free == nullptr && used == 0;

@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/base/assert.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/superslab/block.h"
 #include "allocator/superslab/size_class.h"
@@ -128,13 +129,12 @@ class SlabList {
   Slab* first_ = nullptr;
 };
 
-// The record of an address in the first reservation, which is the whole map of
-// nearly every process. Other addresses: SuperslabHeap::find.
-struct SlabMap {
-  std::atomic<uintptr_t> base;  // set once, before units
-  std::atomic<size_t> units;    // records that may be read; grows only
-  std::atomic<Slab*> slabs;     // set once, before units
-};
-extern SlabMap slab_map;
+// The map from an address of the first reservation, which is the only one of
+// nearly every process, to its slab record. Written once, by the thread that
+// makes the reservation, before it hands out a block; all zero until then.
+// Other addresses: SuperslabHeap::find.
+HAKMEM_HIDDEN extern uintptr_t slab_map_base;
+HAKMEM_HIDDEN extern size_t slab_map_units;  // records that may be read, committed or not
+HAKMEM_HIDDEN extern Slab* slab_map_records;
 
 }  // namespace hakmem

@@ -141,11 +141,10 @@ class SuperslabHeap {
       superslab->slabs[i].superslab = superslab;
     }
     link(superslab);
-    if (created.reservation == 0) {
-      slab_map.base.store(created.address - created.index * kSuperslabBytes, std::memory_order_relaxed);
-      slab_map.slabs.store(superslab->slabs - created.index * kUnitsPerSuperslab, std::memory_order_relaxed);
-      // Release: a thread that frees a block learns of it after this store.
-      slab_map.units.store((created.index + 1) * size_t{kUnitsPerSuperslab}, std::memory_order_release);
+    if (created.reservation == 0 && created.index == 0) {
+      slab_map_base = created.address;
+      slab_map_records = superslab->slabs;
+      slab_map_units = arena_.reservation(0).capacity * size_t{kUnitsPerSuperslab};
     }
     return superslab;
   }

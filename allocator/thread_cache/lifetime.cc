@@ -173,8 +173,8 @@ ThreadCache* start_thread() {
     is_first = !process_started;
     if (is_first) {
       process_started = true;
-      secrets.link = random_secret() | uint64_t{1} << 63;  // the empty block decodes to this: out of bounds
-      secrets.key = random_secret() | 1;
+      link_secret = random_secret() | uint64_t{1} << 63;  // the empty block decodes to this: out of bounds
+      free_key = random_secret() | 1;
     }
     cache = take_cache();
   }

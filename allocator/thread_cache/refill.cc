@@ -217,7 +217,8 @@ bool abandon(ThreadCache* cache, Slab* slab) {
   return false;
 }
 
-void* allocate_cold(uint32_t size_class, size_t bytes) {
+void* allocate_cold(size_t bytes) {
+  uint32_t size_class = size_class_of(bytes);
   ThreadCache* cache = current_cache();
   if (cache == nullptr) {
     LateCacheScope late;

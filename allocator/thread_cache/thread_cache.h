@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/base/assert.h"
 #include "allocator/platform/random.h"
 #include "allocator/superslab/slab.h"
 
@@ -78,7 +79,7 @@ struct alignas(64) ThreadCache {
 
 // The cache of a thread that has none: every list is empty, it owns no slab,
 // and so every call takes the cold path, which starts the thread.
-extern const ThreadCache empty_cache;
+HAKMEM_HIDDEN extern const ThreadCache empty_cache;
 
 enum class ThreadPhase : uint8_t { kNew, kRunning, kExited };
 
@@ -92,7 +93,7 @@ extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial
 
 // Cold sides of allocate() and free(). They keep errno, except that allocation
 // functions set ENOMEM where they return null.
-HAKMEM_COLD void* allocate_cold(uint32_t size_class, size_t bytes);
+HAKMEM_COLD void* allocate_cold(size_t bytes);  // up to kMaxClassBytes
 [[gnu::noinline]] void* allocate_above_table(size_t bytes);
 [[gnu::noinline]] void free_cold(void* address);
 HAKMEM_COLD void free_suspect(Block* block, Slab* slab);
@@ -103,7 +104,7 @@ HAKMEM_INLINE void* allocate_class(ThreadCache* cache, uint32_t size_class, size
   Block* block = cache->lists[size_class];
   uint64_t distance = block->distance();
   if (!Block::is_valid(distance)) [[unlikely]]
-    return allocate_cold(size_class, bytes);
+    return allocate_cold(bytes);
   cache->lists[size_class] = block->at(distance);
   block->clear_key();
   cache->exact.count_allocation(size_class);
@@ -134,10 +135,10 @@ HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
 // Frees what allocate() and its relatives returned; null is ignored. Ends the
 // process for a pointer that is not ours.
 HAKMEM_INLINE void free(void* address) {
-  size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map.base.load(std::memory_order_relaxed)) >> kUnitShift;
-  if (unit >= slab_map.units.load(std::memory_order_relaxed)) [[unlikely]]
+  size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
+  if (unit >= slab_map_units) [[unlikely]]
     return free_cold(address);
-  Slab* slab = slab_map.slabs.load(std::memory_order_relaxed) + unit;
+  Slab* slab = slab_map_records + unit;
   ThreadCache* cache = thread_state.cache;
   if (slab->owner.load(std::memory_order_relaxed) != cache->tag()) [[unlikely]]
     return free_cold(address);
