@@ -162,13 +162,8 @@ void fill_header(PageHeader* header, const Identity& identity) {
   for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
     header->class_bytes[size_class] = static_cast<uint32_t>(metrics::heap_view.class_bytes(size_class));
   Slot* figures = publish_slots(header);
-  for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
-    const metrics::MetricShape& shape = metrics::kShapes[i];
-    if (shape.storage != metrics::Storage::Publish || shape.kind != metrics::Kind::Gauge) continue;
-    uint32_t first = metrics::first_slot(static_cast<metrics::Metric>(i));
-    for (uint32_t slot = 0; slot < shape.slots(); ++slot)
-      figures[first + slot].store(encode_gauge(kNotMeasured), std::memory_order_relaxed);
-  }
+  for_each_published_gauge(
+      [&](uint32_t slot) { figures[slot].store(encode_gauge(kNotMeasured), std::memory_order_relaxed); });
 }
 
 void use(void* address, size_t bytes) { writer.mappings[writer.mapping_count++] = {address, bytes}; }

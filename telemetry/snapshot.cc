@@ -78,7 +78,20 @@ bool read_header(Source& source, PageHeader* header) {
   return true;
 }
 
-std::string bounded(const char* text, size_t bytes) { return {text, strnlen(text, bytes)}; }
+// Text from a page, fit for a label: another process may have put anything there.
+std::string printable(const char* text, size_t bytes) {
+  std::string result(text, strnlen(text, bytes));
+  for (char& c : result)
+    if (c < ' ' || c > '~') c = '?';
+  return result;
+}
+
+// Sizes of the classes rise; what does not would give two series one name.
+bool are_classes(const uint32_t* class_bytes) {
+  for (uint32_t i = 1; i < metrics::kSlabClassCount; ++i)
+    if (class_bytes[i] <= class_bytes[i - 1] && class_bytes[i] != 0) return false;
+  return true;
+}
 
 template <class Source>
 PageVerdict check(Source& source, PageHeader* copy, uint32_t* shards) {
@@ -92,6 +105,7 @@ PageVerdict check(Source& source, PageHeader* copy, uint32_t* shards) {
   if (header.header_bytes != sizeof(PageHeader)) return bad(PageProblem::Damaged);
   *shards = header.shard_count.load(std::memory_order_relaxed);
   if (*shards == 0 || *shards > kMaxShards || (*shards & (*shards - 1)) != 0) return bad(PageProblem::Damaged);
+  if (!are_classes(header.class_bytes)) return bad(PageProblem::Damaged);
   if (source.bytes() < page_bytes(1)) return bad(PageProblem::Damaged);
   // A page that grew since the caller asked for its size: the new shards come next time.
   while (page_bytes(*shards) > source.bytes()) *shards /= 2;
@@ -139,9 +153,9 @@ PageVerdict read_from(Source& source, Snapshot* snapshot) {
   uint32_t shards = 0;
   if (PageVerdict verdict = check(source, &header, &shards); !verdict.good()) return verdict;
   snapshot->identity = header.identity;
-  snapshot->comm = bounded(header.identity.comm, sizeof header.identity.comm);
-  snapshot->version = bounded(header.version, sizeof header.version);
-  snapshot->build = bounded(header.build, sizeof header.build);
+  snapshot->comm = printable(header.identity.comm, sizeof header.identity.comm);
+  snapshot->version = printable(header.version, sizeof header.version);
+  snapshot->build = printable(header.build, sizeof header.build);
   snapshot->serving = header.serving.load(std::memory_order_relaxed) == 1;
   std::copy(std::begin(header.class_bytes), std::end(header.class_bytes), std::begin(snapshot->class_bytes));
 
@@ -186,6 +200,24 @@ uint64_t Snapshot::counter(Metric metric, uint32_t index) const {
 
 double Snapshot::gauge(Metric metric, uint32_t index) const {
   return decode_gauge(published_[metrics::first_slot(metric) + index]);
+}
+
+Snapshot Snapshot::empty() {
+  Snapshot snapshot;
+  snapshot.counters_.resize(kShardSlots);
+  snapshot.published_.resize(metrics::kPublishSlots);
+  for_each_published_gauge([&](uint32_t slot) { snapshot.published_[slot] = encode_gauge(kNotMeasured); });
+  return snapshot;
+}
+
+void Snapshot::add_counters_of(const Snapshot& other) {
+  for (size_t i = 0; i < counters_.size(); ++i) counters_[i] += other.counters_[i];
+  for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
+    const metrics::MetricShape& shape = metrics::kShapes[i];
+    if (shape.storage != metrics::Storage::Publish || shape.kind != metrics::Kind::Counter) continue;
+    uint32_t first = metrics::first_slot(static_cast<Metric>(i));
+    for (uint32_t slot = first; slot < first + shape.slots(); ++slot) published_[slot] += other.published_[slot];
+  }
 }
 
 }  // namespace hakmem::telemetry

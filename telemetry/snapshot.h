@@ -38,6 +38,11 @@ class Snapshot {
   // A published gauge; NaN when it was not measured.
   double gauge(metrics::Metric metric, uint32_t index) const;
 
+  // Makes a snapshot of no process: counters 0, gauges not measured.
+  static Snapshot empty();
+  // Adds the counters of another snapshot to these.
+  void add_counters_of(const Snapshot& other);
+
  private:
   template <class Source>
   friend PageVerdict read_from(Source& source, Snapshot* snapshot);

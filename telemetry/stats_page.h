@@ -101,6 +101,16 @@ constexpr uint64_t encode_gauge(double value) { return std::bit_cast<uint64_t>(v
 constexpr double decode_gauge(uint64_t slot) { return std::bit_cast<double>(slot); }
 inline constexpr double kNotMeasured = __builtin_nan("");
 
+template <class Visit>
+constexpr void for_each_published_gauge(Visit visit) {
+  for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
+    const metrics::MetricShape& shape = metrics::kShapes[i];
+    if (shape.storage != metrics::Storage::Publish || shape.kind != metrics::Kind::Gauge) continue;
+    uint32_t first = metrics::first_slot(static_cast<metrics::Metric>(i));
+    for (uint32_t slot = first; slot < first + shape.slots(); ++slot) visit(slot);
+  }
+}
+
 // Name of a page's file: hakmem.NAMESPACE.PID.STARTTIME, all decimal.
 inline constexpr const char* kPagePrefix = "hakmem.";
 

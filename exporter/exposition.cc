@@ -1,0 +1,262 @@
+#include "exporter/exposition.h"
+
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <string_view>
+
+#include "exporter/labels.h"
+
+namespace hakmem::exporter {
+namespace {
+
+using metrics::kCountOf;
+using metrics::Kind;
+using metrics::LabelSet;
+using metrics::Metric;
+using metrics::MetricShape;
+using metrics::Storage;
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using telemetry::Snapshot;
+
+// The text format wants backslashes and line ends escaped in help texts;
+// prometheus-cpp writes them as they are.
+std::string escaped_help(std::string_view help) {
+  std::string escaped;
+  for (char c : help) {
+    if (c == '\\') {
+      escaped += "\\\\";
+    } else if (c == '\n') {
+      escaped += "\\n";
+    } else {
+      escaped += c;
+    }
+  }
+  return escaped;
+}
+
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
+
+const char* name_of(Metric metric) { return metrics::kTexts[static_cast<size_t>(metric)].name; }
+
+// Times are counted in nanoseconds and shown in seconds.
+double shown_counter(Metric metric, uint64_t value) {
+  auto number = static_cast<double>(value);
+  return ends_with(name_of(metric), "_seconds_total") ? number / 1e9 : number;
+}
+
+template <class Value>
+ClientMetric series(Kind kind, Labels labels, Value value) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  if (kind == Kind::Counter) {
+    metric.counter.value = static_cast<double>(value);
+  } else {
+    metric.gauge.value = static_cast<double>(value);
+  }
+  return metric;
+}
+
+Labels with(const Labels& labels, const char* name, std::string value) {
+  Labels extended = labels;
+  if (*name != '\0') extended.push_back({name, std::move(value)});
+  return extended;
+}
+
+}  // namespace
+
+// Adds the series of one process.
+class Exposition::Writer {
+ public:
+  Writer(std::vector<MetricFamily>& families, const Snapshot& snapshot, const SizeClassRows& rows,
+         const Labels& process, Detail detail)
+      : families_(families), snapshot_(snapshot), rows_(rows), process_(process), detail_(detail) {}
+
+  void write() {
+    for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
+      auto metric = static_cast<Metric>(i);
+      const MetricShape& shape = metrics::kShapes[i];
+      if (shape.storage == Storage::Serve || (detail_ == Detail::Summary && !in_summary(metric))) continue;
+      if (shape.kind == Kind::Histogram) {
+        write_histograms(metric);
+      } else if (!has_size_class(shape.labels)) {
+        write_plain(metric);
+      } else if (detail_ == Detail::Summary) {
+        write_sums(metric);
+      } else {
+        write_size_classes(metric);
+      }
+    }
+    if (snapshot_.version.empty()) return;
+    Labels labels = with(process_, "version", snapshot_.version);
+    add(Metric::kBuildInfo, with(labels, "build", snapshot_.build), 1.0);
+  }
+
+ private:
+  void add(Metric metric, Labels labels, double value) {
+    if (std::isnan(value)) return;
+    Kind kind = metrics::shape_of(metric).kind;
+    families_[static_cast<size_t>(metric)].metric.push_back(series(kind, std::move(labels), value));
+  }
+
+  double value(Metric metric, uint32_t index) const {
+    return metrics::shape_of(metric).kind == Kind::Counter ? shown_counter(metric, snapshot_.counter(metric, index))
+                                                           : snapshot_.gauge(metric, index);
+  }
+
+  void write_plain(Metric metric) {
+    LabelSet labels = metrics::shape_of(metric).labels;
+    for (uint32_t index = 0; index < metrics::cardinality(labels); ++index)
+      add(metric, with(process_, label_name(labels), label_value(labels, index)), value(metric, index));
+  }
+
+  void write_sums(Metric metric) {
+    LabelSet labels = metrics::shape_of(metric).labels;
+    uint32_t values = second_label_count(labels);
+    for (uint32_t second = 0; second < values; ++second) {
+      double sum = 0;
+      for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
+        sum += value(metric, size_class * values + second);
+      add(metric, with(with(process_, "size_class", "all"), label_name(labels), label_value(labels, second)), sum);
+    }
+  }
+
+  void write_size_classes(Metric metric) {
+    LabelSet labels = metrics::shape_of(metric).labels;
+    bool sharded = metrics::shape_of(metric).storage == Storage::Shard;
+    uint32_t values = second_label_count(labels);
+    for (uint32_t second = 0; second < values; ++second) {
+      const char* name = label_name(labels);
+      const char* second_value = values == 1 ? "" : label_value(labels, second);
+      for (uint32_t size_class : rows_.shown()) {
+        uint32_t index = size_class * values + second;
+        double shown = value(metric, index);
+        if (sharded) shown -= shown_counter(metric, rows_.counted_as_other(metric, index));
+        std::string bytes = size_class_name(size_class, snapshot_.class_bytes);
+        add(metric, with(with(process_, "size_class", std::move(bytes)), name, second_value), shown);
+      }
+      if (rows_.has_other())
+        add(metric, with(with(process_, "size_class", "other"), name, second_value),
+            other(metric, second, values, sharded));
+    }
+  }
+
+  // The classes without rows: a sum, or for a ratio the mean by slab bytes.
+  double other(Metric metric, uint32_t second, uint32_t values, bool sharded) const {
+    bool is_ratio = ends_with(name_of(metric), "_ratio");
+    double sum = 0;
+    double weights = 0;
+    for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class) {
+      uint32_t index = size_class * values + second;
+      if (rows_.is_shown(size_class)) {
+        if (sharded) sum += shown_counter(metric, rows_.counted_as_other(metric, index));
+        continue;
+      }
+      double weight = is_ratio ? snapshot_.gauge(Metric::kSlabBytes, size_class) : 1;
+      weights += weight;
+      if (weight != 0) sum += value(metric, index) * weight;
+    }
+    return is_ratio && weights != 0 ? sum / weights : sum;
+  }
+
+  // A summary has the count and the sum alone.
+  void write_histograms(Metric metric) {
+    LabelSet labels = metrics::shape_of(metric).labels;
+    for (uint32_t index = 0; index < metrics::cardinality(labels); ++index) {
+      ClientMetric histogram;
+      histogram.label = with(process_, label_name(labels), label_value(labels, index));
+      uint32_t first = index * metrics::kHistogramSlots;
+      uint64_t count = 0;
+      for (uint32_t bucket = 0; bucket < metrics::kHistogramBuckets; ++bucket) {
+        count += snapshot_.counter(metric, first + bucket);
+        bool last = bucket + 1 == metrics::kHistogramBuckets;
+        if (detail_ == Detail::Summary && !last) continue;
+        double bound = last ? std::numeric_limits<double>::infinity()
+                            : static_cast<double>(uint64_t{1} << (bucket + metrics::kFirstBucketLog2)) / 1e9;
+        histogram.histogram.bucket.push_back({count, bound});
+      }
+      histogram.histogram.sample_count = count;
+      histogram.histogram.sample_sum =
+          static_cast<double>(snapshot_.counter(metric, first + metrics::kHistogramBuckets)) / 1e9;
+      families_[static_cast<size_t>(metric)].metric.push_back(std::move(histogram));
+    }
+  }
+
+  std::vector<MetricFamily>& families_;
+  const Snapshot& snapshot_;
+  const SizeClassRows& rows_;
+  const Labels& process_;
+  Detail detail_;
+};
+
+Exposition::Exposition() : families_(metrics::kShapes.size()) {
+  for (size_t i = 0; i < families_.size(); ++i) {
+    families_[i].name = metrics::kTexts[i].name;
+    families_[i].help = escaped_help(metrics::kTexts[i].help);
+    switch (metrics::kShapes[i].kind) {
+      case Kind::Counter: families_[i].type = prometheus::MetricType::Counter; break;
+      case Kind::Gauge: families_[i].type = prometheus::MetricType::Gauge; break;
+      case Kind::Histogram: families_[i].type = prometheus::MetricType::Histogram; break;
+    }
+  }
+}
+
+void Exposition::add(const Snapshot& snapshot, const SizeClassRows& rows, const Labels& process, Detail detail) {
+  Writer(families_, snapshot, rows, process, detail).write();
+}
+
+void Exposition::add_served(Metric metric, double value, uint32_t index) {
+  const MetricShape& shape = metrics::shape_of(metric);
+  Labels labels = with({}, label_name(shape.labels), label_value(shape.labels, index));
+  families_[static_cast<size_t>(metric)].metric.push_back(series(shape.kind, std::move(labels), value));
+}
+
+std::vector<MetricFamily> Exposition::take() {
+  std::vector<MetricFamily> filled;
+  for (MetricFamily& family : families_)
+    if (!family.metric.empty()) filled.push_back(std::move(family));
+  families_.clear();
+  return filled;
+}
+
+size_t heap_bytes(const std::vector<MetricFamily>& families) {
+  auto of_text = [](const std::string& text) { return text.capacity() > 15 ? text.capacity() + 1 : 0; };
+  size_t bytes = families.capacity() * sizeof(MetricFamily);
+  for (const MetricFamily& family : families) {
+    bytes += of_text(family.name) + of_text(family.help) + family.metric.capacity() * sizeof(ClientMetric);
+    for (const ClientMetric& metric : family.metric) {
+      bytes += metric.label.capacity() * sizeof(ClientMetric::Label);
+      bytes += metric.histogram.bucket.capacity() * sizeof(ClientMetric::Bucket);
+      for (const ClientMetric::Label& label : metric.label) bytes += of_text(label.name) + of_text(label.value);
+    }
+  }
+  return bytes;
+}
+
+bool in_summary(Metric metric) {
+  switch (metric) {
+    // By size class or by lock, or of interest only beside those.
+    case Metric::kRefillObjects:
+    case Metric::kCollectedObjects:
+    case Metric::kRequestsObserved:
+    case Metric::kRequestedBytesObserved:
+    case Metric::kSlabs:
+    case Metric::kSlabBytes:
+    case Metric::kSlabOccupancy:
+    case Metric::kLiveObjects:
+    case Metric::kClassFragmentationBytes:
+    case Metric::kClassFragmentationRatio:
+    case Metric::kLockAcquisitions:
+    case Metric::kLockWaits:
+    case Metric::kLockWaitTime:
+    case Metric::kSlabClaims:
+    case Metric::kSlabAdoptions:
+    case Metric::kHugeRemaps: return false;
+    default: return true;
+  }
+}
+
+}  // namespace hakmem::exporter

@@ -1,0 +1,51 @@
+#include "exporter/labels.h"
+
+namespace hakmem::exporter {
+
+using metrics::LabelSet;
+
+const char* label_name(LabelSet labels) {
+  switch (labels) {
+    case LabelSet::SizeClassSource: return "source";
+    case LabelSet::SizeClassSlabState:
+    case LabelSet::SuperslabState: return "state";
+    case LabelSet::SizeClassFragmentation:
+    case LabelSet::Fragmentation:
+    case LabelSet::BytesKind: return "kind";
+    case LabelSet::Step: return "step";
+    case LabelSet::Lock: return "lock";
+    case LabelSet::Part: return "part";
+    case LabelSet::PageProblem: return "problem";
+    case LabelSet::None:
+    case LabelSet::SizeClass:
+    case LabelSet::Build: break;
+  }
+  return "";
+}
+
+const char* label_value(LabelSet labels, uint32_t index) {
+  switch (labels) {
+    case LabelSet::SizeClassSource: return metrics::kRefillSourceNames[index];
+    case LabelSet::SizeClassSlabState: return metrics::kSlabStateNames[index];
+    case LabelSet::SuperslabState: return metrics::kSuperslabStateNames[index];
+    case LabelSet::SizeClassFragmentation:
+    case LabelSet::Fragmentation: return metrics::kFragmentationNames[index];
+    case LabelSet::BytesKind: return metrics::kBytesKindNames[index];
+    case LabelSet::Step: return metrics::kRefillStepNames[index];
+    case LabelSet::Lock: return metrics::kLockNames[index];
+    case LabelSet::Part: return metrics::kPartNames[index];
+    case LabelSet::PageProblem: return metrics::kPageProblemNames[index];
+    case LabelSet::None:
+    case LabelSet::SizeClass:
+    case LabelSet::Build: break;
+  }
+  return "";
+}
+
+std::string size_class_name(uint32_t size_class, const uint32_t* class_bytes) {
+  if (size_class == metrics::kLargeClass) return "large";
+  if (size_class == metrics::kHugeClass) return "huge";
+  return std::to_string(class_bytes[size_class]);
+}
+
+}  // namespace hakmem::exporter

@@ -1,0 +1,85 @@
+// The exporter module: the endpoint inside a host process. Loaded privately by
+// the telemetry library, on a thread of its own, only when HAKMEM_LISTEN is set.
+#include <charconv>
+#include <chrono>
+#include <cstring>
+
+#include "exporter/embedded_collectable.h"
+#include "exporter/http_server.h"
+#include "exporter/log.h"
+#include "exporter/served_pages.h"
+#include "telemetry/module_interface.h"
+
+namespace hakmem::exporter {
+namespace {
+
+using telemetry::ModuleHost;
+
+std::string address_text(const ModuleHost& host) {
+  uint32_t a = host.address;
+  return fmt::format("{}.{}.{}.{}:{}", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255, host.port);
+}
+
+Response answer_metrics(const EmbeddedCollectable& collectable, std::string_view query) {
+  auto start = std::chrono::steady_clock::now();
+  uint32_t full_pid = 0;
+  std::string_view wanted = query_value(query, "pid");
+  std::from_chars(wanted.data(), wanted.data() + wanted.size(), full_pid);
+  Response response;
+  response.content_type = kMetricsContentType;
+  response.body = serialise(collectable.collect(full_pid));
+  if (response.body.empty()) response = {503, "text/plain; charset=utf-8", "no figures can be had\n"};
+  collectable.scrape_took(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return response;
+}
+
+Response answer(const EmbeddedCollectable& collectable, const Request& request) {
+  if (request.path == "/healthz") return {200, "text/plain; charset=utf-8", "ok\n"};
+  if (request.path != "/metrics") return {404, "text/plain; charset=utf-8", "see /metrics and /healthz\n"};
+  try {
+    return answer_metrics(collectable, request.query);
+  } catch (const std::exception& error) {
+    logger().error("a scrape failed: {}", error.what());
+    return {500, "text/plain; charset=utf-8", "the scrape failed\n"};
+  }
+}
+
+void serve(const ModuleHost& host) {
+  // Never destroyed: the process may end while this thread is at work.
+  auto* collectable = new EmbeddedCollectable(host);
+  HttpServer::Callbacks callbacks;
+  callbacks.answer = [collectable](const Request& request) { return answer(*collectable, request); };
+  callbacks.opened = host.socket_opened;
+  callbacks.closed = host.socket_closed;
+  callbacks.may_run = host.may_serve;
+  auto* server = new HttpServer(std::move(callbacks));
+  if (int error = server->listen(host.address, host.port); error != 0) {
+    logger().error("no endpoint: cannot listen on {}: {}", address_text(host), strerror(error));
+    return;
+  }
+  host.set_serving(true);
+  bool orderly = server->run();
+  if (!orderly) {
+    logger().warn("the endpoint on {} ended: the program closed its socket", address_text(host));
+    host.set_serving(false);
+  }
+}
+
+}  // namespace
+}  // namespace hakmem::exporter
+
+// Telemetry's ModuleServe: nothing may leave it.
+extern "C" __attribute__((visibility("default"))) void hakmem_exporter_serve(
+    const hakmem::telemetry::ModuleHost* host) {
+  if (host->interface != hakmem::telemetry::kModuleInterface) {
+    hakmem::exporter::logger().error("no endpoint: the exporter module belongs to another version of the library");
+    return;
+  }
+  try {
+    hakmem::exporter::serve(*host);
+  } catch (const std::exception& error) {
+    hakmem::exporter::logger().error("the endpoint ended: {}", error.what());
+  } catch (...) {
+    hakmem::exporter::logger().error("the endpoint ended by an unknown exception");
+  }
+}

@@ -1,0 +1,129 @@
+#include "exporter/page_directory.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <memory>
+
+#include "telemetry/system.h"
+
+namespace hakmem::exporter {
+namespace {
+
+using metrics::PageProblem;
+using telemetry::Identity;
+
+constexpr size_t kMaxPages = 4096;
+
+struct DirectoryCloser {
+  void operator()(DIR* directory) const { closedir(directory); }
+};
+using Directory = std::unique_ptr<DIR, DirectoryCloser>;
+
+std::string file_name(const Identity& identity) {
+  return telemetry::kPagePrefix + std::to_string(identity.pid_namespace) + "." + std::to_string(identity.pid) + "." +
+         std::to_string(identity.start_time);
+}
+
+}  // namespace
+
+Page::~Page() {
+  if (fd >= 0) close(fd);
+}
+
+PageDirectory::PageDirectory(std::string path, Filter filter)
+    : path_(std::move(path)), filter_(std::move(filter)), own_namespace_(telemetry::own_pid_namespace()) {}
+
+void PageDirectory::refresh() {
+  for (auto& [name, page] : pages_) page.seen = false;
+  if (Directory directory{opendir(path_.c_str())}) {
+    while (const dirent* entry = readdir(directory.get()))
+      if (std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix))
+        visit_file(dirfd(directory.get()), entry->d_name);
+  }
+  for (auto entry = pages_.begin(); entry != pages_.end();) {
+    auto& [name, page] = *entry;
+    bool gone = page.good && is_gone(page.snapshot.identity);
+    bool keep = read(page, name) && page.seen && !gone;
+    if (!keep) {
+      if (page.good) fold(page);
+      if (page.seen && gone && unlink((path_ + "/" + name).c_str()) != 0) left_out_[name] = page.inode;
+    }
+    entry = keep ? std::next(entry) : pages_.erase(entry);
+  }
+}
+
+void PageDirectory::visit_file(int directory, const std::string& name) {
+  struct stat status {};
+  if (fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return;
+  if (auto left = left_out_.find(name); left != left_out_.end()) {
+    if (left->second == status.st_ino) return;
+    left_out_.erase(left);
+  }
+  if (auto known = pages_.find(name); known != pages_.end()) {
+    if (known->second.inode == status.st_ino) {
+      known->second.seen = true;
+      return;
+    }
+    // Another program in the same process: it called exec.
+    if (read(known->second, name)) fold(known->second);
+    pages_.erase(known);
+  }
+  if (pages_.size() >= kMaxPages) return;
+  int fd = telemetry::open_page(path_ + "/" + name);
+  if (fd < 0) {
+    ++skipped_[static_cast<size_t>(PageProblem::Unreadable)];
+    return;
+  }
+  Page& page = pages_[name];
+  page.fd = fd;
+  page.inode = status.st_ino;
+  page.seen = true;
+}
+
+bool PageDirectory::read(Page& page, const std::string& name) {
+  telemetry::PageVerdict verdict = telemetry::read_snapshot(page.fd, &page.snapshot);
+  if (verdict.state == telemetry::PageState::Unfinished) return true;
+  if (verdict.good() && file_name(page.snapshot.identity) != name)
+    verdict = {telemetry::PageState::Bad, PageProblem::Damaged};
+  if (!verdict.good()) {
+    // Once a scrape, for as long as the file is there.
+    ++skipped_[static_cast<size_t>(verdict.problem)];
+    page.good = false;
+    return false;
+  }
+  if (!page.good && !filter_(page.snapshot.identity)) {
+    left_out_[name] = page.inode;
+    return false;
+  }
+  page.good = true;
+  page.rows.update(page.snapshot);
+  return true;
+}
+
+void PageDirectory::fold(const Page& page) {
+  auto [entry, is_new] = ended_.try_emplace(page.snapshot.comm, telemetry::Snapshot::empty());
+  entry->second.add_counters_of(page.snapshot);
+}
+
+bool PageDirectory::is_gone(const Identity& identity) const {
+  // The pids of another namespace mean nothing here; its pages go with their container.
+  if (identity.pid_namespace != own_namespace_) return false;
+  telemetry::ProcessStat stat{};
+  return !telemetry::read_process_stat(identity.pid, &stat) || stat.start_time != identity.start_time;
+}
+
+std::string find_page(const std::string& path, uint32_t pid) {
+  telemetry::ProcessStat stat{};
+  if (!telemetry::read_process_stat(pid, &stat)) return "";
+  Identity identity{};
+  identity.pid = pid;
+  identity.start_time = stat.start_time;
+  identity.pid_namespace = telemetry::own_pid_namespace();
+  std::string file = path + "/" + file_name(identity);
+  return access(file.c_str(), F_OK) == 0 ? file : "";
+}
+
+}  // namespace hakmem::exporter

@@ -1,0 +1,38 @@
+// Which size classes of a process have rows of their own: those in use, at most
+// 24 by weight; the rest is summed as size_class="other".
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "telemetry/snapshot.h"
+
+namespace hakmem::exporter {
+
+inline constexpr size_t kMaxSizeClassRows = 24;
+
+// Kept per process from scrape to scrape: a class that was shown stays shown,
+// and what it counted while it was part of "other" stays there, so that neither
+// series ever falls.
+class SizeClassRows {
+ public:
+  void update(const telemetry::Snapshot& snapshot);
+
+  const std::vector<uint32_t>& shown() const { return shown_; }
+  // Whether any class is or was part of "other".
+  bool has_other() const { return has_other_; }
+  bool is_shown(uint32_t size_class) const { return is_shown_[size_class]; }
+  // What a counter's slot of a shown class had counted before it was shown.
+  uint64_t counted_as_other(metrics::Metric metric, uint32_t index) const;
+
+ private:
+  void show(uint32_t size_class, const telemetry::Snapshot& snapshot);
+
+  std::vector<uint32_t> shown_;
+  bool is_shown_[metrics::kSizeClassCount]{};
+  bool was_other_[metrics::kSizeClassCount]{};
+  bool has_other_ = false;
+  std::vector<uint64_t> base_;  // by shard slot; empty until a class leaves "other"
+};
+
+}  // namespace hakmem::exporter
