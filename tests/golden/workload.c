@@ -67,20 +67,28 @@ static void release(char** slot) {
   *slot = NULL;
 }
 
-// Mostly small, as programs are; one in 64 up to 32 KiB.
+// Mostly small, as programs are: seven of eight up to 128 bytes, one in 128 up
+// to 32 KiB.
 static size_t next_size(void) {
   uint64_t random = next_random();
-  if (random % 64 == 0) return 1 + (random >> 8) % 32768;
-  return 1 + (random >> 8) % ((random >> 6) % 4 == 0 ? 1024 : 128);
+  uint64_t size = random >> 16;
+  if (random % 128 == 0) return 1 + size % 32768;
+  return 1 + size % (random % 8 == 1 ? 1024 : 128);
+}
+
+// Half of the operations meet the newest objects, as in programs, where most
+// die young; the others any.
+static char** next_slot(uint64_t random) {
+  return &slots[(random >> 16) % ((random >> 8) % 2 == 0 ? kSlots / 16 : kSlots)];
 }
 
 static void one_operation(void) {
   uint64_t random = next_random();
-  char** slot = &slots[(random >> 16) % kSlots];
+  char** slot = next_slot(random);
   switch (random % 16) {
     case 0:
       release(slot);
-      *slot = written(calloc(1 + (random >> 40) % 8, next_size()));
+      *slot = written(calloc(1 + (random >> 40) % 4, next_size()));
       break;
     case 1: *slot = written(realloc(*slot, next_size())); break;
     case 2:
