@@ -1,4 +1,5 @@
-// All forms of operator new and delete.
+// The forms of operator new and delete that the others rest on; those are in
+// new_delete_forms.cc.
 //
 // What is thrown and which new-handler is asked comes from the C++ runtime of
 // the program: both are bound weakly, so that a C program needs none.
@@ -51,48 +52,12 @@ inline void* new_aligned(size_t bytes, std::align_val_t alignment) {
   return address != nullptr ? address : allocate_or_throw(static_cast<size_t>(alignment), bytes);
 }
 
-inline void* new_nothrow(size_t bytes, size_t alignment) {
-  void* address = allocate_for_new(alignment, bytes);
-  return address != nullptr ? address : allocate_with_handler(alignment, bytes);
-}
-
 }  // namespace
 }  // namespace hakmem
 
 HAKMEM_EXPORT void* operator new(size_t bytes) { return hakmem::new_block(bytes); }
-HAKMEM_EXPORT void* operator new[](size_t bytes) { return hakmem::new_block(bytes); }
 HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment) {
   return hakmem::new_aligned(bytes, alignment);
 }
-HAKMEM_EXPORT void* operator new[](size_t bytes, std::align_val_t alignment) {
-  return hakmem::new_aligned(bytes, alignment);
-}
-HAKMEM_EXPORT void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  return hakmem::new_nothrow(bytes, hakmem::kBlockAlignment);
-}
-HAKMEM_EXPORT void* operator new[](size_t bytes, const std::nothrow_t&) noexcept {
-  return hakmem::new_nothrow(bytes, hakmem::kBlockAlignment);
-}
-HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
-  return hakmem::new_nothrow(bytes, static_cast<size_t>(alignment));
-}
-HAKMEM_EXPORT void* operator new[](size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
-  return hakmem::new_nothrow(bytes, static_cast<size_t>(alignment));
-}
-
 HAKMEM_EXPORT void operator delete(void* address) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete[](void* address) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete(void* address, size_t) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete[](void* address, size_t) noexcept { hakmem::free(address); }
 HAKMEM_EXPORT void operator delete(void* address, std::align_val_t) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete[](void* address, std::align_val_t) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete(void* address, size_t, std::align_val_t) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete[](void* address, size_t, std::align_val_t) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete(void* address, const std::nothrow_t&) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete[](void* address, const std::nothrow_t&) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete(void* address, std::align_val_t, const std::nothrow_t&) noexcept {
-  hakmem::free(address);
-}
-HAKMEM_EXPORT void operator delete[](void* address, std::align_val_t, const std::nothrow_t&) noexcept {
-  hakmem::free(address);
-}
