@@ -28,7 +28,7 @@ char* hakmem_dlerror() __attribute__((weak));
 }
 #if defined(__x86_64__)
 __asm__(".symver hakmem_pthread_create, pthread_create@GLIBC_2.2.5");
-__asm__(".symver hakmem_pthread_attr_setstack, pthread_attr_setstack@GLIBC_2.3.3");
+__asm__(".symver hakmem_pthread_attr_setstack, pthread_attr_setstack@GLIBC_2.2.5");
 __asm__(".symver hakmem_dlopen, dlopen@GLIBC_2.2.5");
 __asm__(".symver hakmem_dlsym, dlsym@GLIBC_2.2.5");
 __asm__(".symver hakmem_dlerror, dlerror@GLIBC_2.2.5");
