@@ -39,21 +39,27 @@ void* call_new(unsigned form, size_t size, std::align_val_t alignment) {
 // Every form of delete that fits a form of new.
 constexpr unsigned kDeletesOfForm = 3;
 void call_delete(unsigned form, unsigned which, void* block, size_t size, std::align_val_t alignment) {
-  bool array = form & kArray;
-  if (form & kAligned) {
-    switch (which) {
-      case 0: return array ? ::operator delete[](block, alignment) : ::operator delete(block, alignment);
-      case 1: return array ? ::operator delete[](block, size, alignment) : ::operator delete(block, size, alignment);
-      case 2:
-        return array ? ::operator delete[](block, alignment, std::nothrow)
-                     : ::operator delete(block, alignment, std::nothrow);
-    }
-  } else {
-    switch (which) {
-      case 0: return array ? ::operator delete[](block) : ::operator delete(block);
-      case 1: return array ? ::operator delete[](block, size) : ::operator delete(block, size);
-      case 2: return array ? ::operator delete[](block, std::nothrow) : ::operator delete(block, std::nothrow);
-    }
+  switch (form & (kArray | kAligned)) {
+    case 0:
+      if (which == 0) ::operator delete(block);
+      if (which == 1) ::operator delete(block, size);
+      if (which == 2) ::operator delete(block, std::nothrow);
+      break;
+    case kArray:
+      if (which == 0) ::operator delete[](block);
+      if (which == 1) ::operator delete[](block, size);
+      if (which == 2) ::operator delete[](block, std::nothrow);
+      break;
+    case kAligned:
+      if (which == 0) ::operator delete(block, alignment);
+      if (which == 1) ::operator delete(block, size, alignment);
+      if (which == 2) ::operator delete(block, alignment, std::nothrow);
+      break;
+    case kAligned | kArray:
+      if (which == 0) ::operator delete[](block, alignment);
+      if (which == 1) ::operator delete[](block, size, alignment);
+      if (which == 2) ::operator delete[](block, alignment, std::nothrow);
+      break;
   }
 }
 
