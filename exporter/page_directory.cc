@@ -49,7 +49,7 @@ void PageDirectory::refresh() {
     bool keep = read(page, name) && page.seen && !gone;
     if (!keep) {
       if (page.good) fold(page);
-      if (page.seen && gone && unlink((path_ + "/" + name).c_str()) != 0) left_out_[name] = page.inode;
+      if (page.seen && gone && (!removes_ || unlink((path_ + "/" + name).c_str()) != 0)) left_out_[name] = page.inode;
     }
     entry = keep ? std::next(entry) : pages_.erase(entry);
   }

@@ -38,6 +38,9 @@ class PageDirectory {
   explicit PageDirectory(
       std::string path, Filter filter = [](const telemetry::Identity&) { return true; });
 
+  // For a reader that only looks: stale files are left where they are.
+  void keep_stale_files() { removes_ = false; }
+
   // Walks the directory and reads every page anew. Pages whose process is gone
   // are added to the totals by the program's name, and removed.
   void refresh();
@@ -58,6 +61,7 @@ class PageDirectory {
   std::string path_;
   Filter filter_;
   uint64_t own_namespace_;
+  bool removes_ = true;
   std::map<std::string, Page> pages_;
   // Files that are not shown, by inode: of no interest, or counted but not ours to remove.
   std::map<std::string, ino_t> left_out_;

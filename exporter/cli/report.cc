@@ -1,0 +1,132 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+#include "exporter/cli/commands.h"
+#include "exporter/labels.h"
+#include "exporter/page_directory.h"
+#include "telemetry/snapshot.h"
+
+namespace hakmem::cli {
+namespace {
+
+using metrics::kCountOf;
+using metrics::Metric;
+using telemetry::Snapshot;
+
+constexpr size_t kWastefulClasses = 10;
+
+std::string percent(double part, double whole) {
+  if (std::isnan(part) || std::isnan(whole) || whole <= 0) return "-";
+  char text[16];
+  snprintf(text, sizeof text, "%.1f %%", 100 * part / whole);
+  return text;
+}
+
+void print_heading(const Snapshot& snapshot) {
+  printf("%s (pid %u), hakmem %s, %s build", snapshot.comm.c_str(), snapshot.identity.pid, snapshot.version.c_str(),
+         snapshot.build.c_str());
+  double published = snapshot.gauge(Metric::kPublishTime, 0);
+  if (std::isnan(published)) {
+    printf(": its heap was not measured yet\n");
+    return;
+  }
+  double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  printf(", measured %.0f s ago\n", std::max(0.0, now - published));
+}
+
+void print_resident(const Snapshot& snapshot) {
+  double total = snapshot.gauge(Metric::kProcessResidentBytes, 0);
+  if (std::isnan(total)) total = snapshot.gauge(Metric::kHeapResidentBytes, 0);
+  printf("\nResident memory %25s\n", size_text(total).c_str());
+  for (uint32_t part = 0; part < kCountOf<metrics::Part>; ++part) {
+    double bytes = snapshot.gauge(Metric::kResidentBytes, part);
+    printf("  %-24s %14s %9s\n", metrics::kPartNames[part], size_text(bytes).c_str(), percent(bytes, total).c_str());
+  }
+  double unexplained = snapshot.gauge(Metric::kResidentUnexplained, 0);
+  printf("  %-24s %14s %9s\n", "unexplained", size_text(unexplained).c_str(), percent(unexplained, total).c_str());
+  printf("\nFragmentation\n");
+  for (uint32_t kind = 0; kind < kCountOf<metrics::Fragmentation>; ++kind)
+    printf("  %-24s %14s %9s\n", metrics::kFragmentationNames[kind],
+           size_text(snapshot.gauge(Metric::kFragmentationBytes, kind)).c_str(),
+           percent(snapshot.gauge(Metric::kFragmentationRatio, kind), 1).c_str());
+}
+
+void print_superslab_refill(const Snapshot& snapshot) {
+  double seconds[kCountOf<metrics::RefillStep>];
+  double sum = 0;
+  for (uint32_t step = 0; step < kCountOf<metrics::RefillStep>; ++step) {
+    uint32_t slot = step * metrics::kHistogramSlots + metrics::kHistogramBuckets;
+    seconds[step] = static_cast<double>(snapshot.counter(Metric::kSuperslabRefillTime, slot)) / 1e9;
+    sum += seconds[step];
+  }
+  printf("\nsuperslab_refill %20.1f ms\n", sum * 1e3);
+  for (uint32_t step = 0; step < kCountOf<metrics::RefillStep>; ++step)
+    printf("  %-24s %11.1f ms %9s\n", metrics::kRefillStepNames[step], seconds[step] * 1e3,
+           percent(seconds[step], sum).c_str());
+}
+
+// Bytes of a class that nobody uses: rounding, and free blocks in its slabs.
+double waste(const Snapshot& snapshot, uint32_t size_class) {
+  constexpr uint32_t kKinds = kCountOf<metrics::Fragmentation>;
+  double bytes = 0;
+  for (uint32_t kind = 0; kind < kKinds; ++kind)
+    bytes += snapshot.gauge(Metric::kClassFragmentationBytes, size_class * kKinds + kind);
+  return std::isnan(bytes) ? 0 : bytes;
+}
+
+void print_size_classes(const Snapshot& snapshot) {
+  std::vector<uint32_t> classes;
+  for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
+    if (waste(snapshot, size_class) > 0) classes.push_back(size_class);
+  std::sort(classes.begin(), classes.end(),
+            [&](uint32_t a, uint32_t b) { return waste(snapshot, a) > waste(snapshot, b); });
+  if (classes.size() > kWastefulClasses) classes.resize(kWastefulClasses);
+  if (classes.empty()) return;
+  printf("\nMost wasteful size classes\n  %8s %12s %12s %12s %12s %10s\n", "size", "slabs", "live", "internal",
+         "external", "occupancy");
+  for (uint32_t size_class : classes) {
+    uint32_t first = size_class * kCountOf<metrics::Fragmentation>;
+    printf("  %8s %12s %12s %12s %12s %10s\n", exporter::size_class_name(size_class, snapshot.class_bytes).c_str(),
+           size_text(snapshot.gauge(Metric::kSlabBytes, size_class)).c_str(),
+           size_text(snapshot.gauge(Metric::kLiveBytes, size_class)).c_str(),
+           size_text(snapshot.gauge(Metric::kClassFragmentationBytes, first)).c_str(),
+           size_text(snapshot.gauge(Metric::kClassFragmentationBytes, first + 1)).c_str(),
+           percent(snapshot.gauge(Metric::kSlabOccupancy, size_class), 1).c_str());
+  }
+}
+
+}  // namespace
+
+int report(const Arguments& arguments) {
+  if (arguments.size() != 1) return wrong_use("usage: hakmem report PID|FILE");
+  std::string file = arguments[0];
+  uint32_t pid = 0;
+  auto [end, error] = std::from_chars(file.data(), file.data() + file.size(), pid);
+  if (error == std::errc{} && end == file.data() + file.size()) {
+    file = exporter::find_page(pages_directory(), pid);
+    if (file.empty())
+      return wrong_use("process " + arguments[0] + " has no stats page in " + pages_directory() +
+                       "; see `hakmem check " + arguments[0] + "`");
+  }
+  int fd = telemetry::open_page(file);
+  if (fd < 0) return wrong_use(file + " cannot be opened");
+  Snapshot snapshot;
+  telemetry::PageVerdict verdict = telemetry::read_snapshot(fd, &snapshot);
+  close(fd);
+  if (verdict.state == telemetry::PageState::Unfinished) return wrong_use(file + " is being made just now");
+  if (!verdict.good())
+    return wrong_use(file + " is not a stats page that this version reads: " +
+                     metrics::kPageProblemNames[static_cast<size_t>(verdict.problem)]);
+  print_heading(snapshot);
+  print_resident(snapshot);
+  print_superslab_refill(snapshot);
+  print_size_classes(snapshot);
+  return 0;
+}
+
+}  // namespace hakmem::cli

@@ -1,0 +1,127 @@
+// hakmem-exporter: serves the stats pages of all processes of the machine.
+#include <signal.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "allocator/base/environment.h"
+#include "exporter/exposition.h"
+#include "exporter/http_server.h"
+#include "exporter/log.h"
+#include "exporter/page_directory.h"
+#include "exporter/served_pages.h"
+#include "telemetry/residency.h"
+
+namespace hakmem::exporter {
+namespace {
+
+constexpr const char* kUsage =
+    "usage: hakmem-exporter --listen HOST:PORT [--pages DIR]\n"
+    "\n"
+    "Serves /metrics and /healthz for every process that runs under hakmem's\n"
+    "telemetry library: at most 60 series each, with the labels pid and comm;\n"
+    "/metrics?pid=N shows that process in full. Counters of processes that have\n"
+    "ended stay, summed by name, as pid=\"ended\".\n"
+    "\n"
+    "  --listen HOST:PORT  an IPv4 address, for example 127.0.0.1:19465\n"
+    "  --pages DIR         where the stats pages are (default: HAKMEM_PAGES or /dev/shm)\n";
+
+volatile sig_atomic_t asked_to_stop = 0;
+
+struct Options {
+  ListenAddress listen{};
+  std::string listen_text;
+  std::string pages;
+};
+
+[[noreturn]] void fail_usage(const char* message) {
+  fprintf(stderr, "hakmem-exporter: %s\n\n%s", message, kUsage);
+  exit(2);
+}
+
+Options read_options(int count, char** arguments) {
+  Options options;
+  const char* pages = getenv("HAKMEM_PAGES");
+  options.pages = pages != nullptr && *pages != '\0' ? pages : "/dev/shm";
+  for (int i = 1; i < count; ++i) {
+    std::string_view argument = arguments[i];
+    if (argument == "--help" || argument == "-h") {
+      fputs(kUsage, stdout);
+      exit(0);
+    }
+    if (i + 1 == count) fail_usage("a value is missing after the last argument");
+    if (argument == "--listen") {
+      options.listen_text = arguments[++i];
+      if (!parse_listen_address(options.listen_text.c_str(), &options.listen))
+        fail_usage("--listen wants an IPv4 address and a port, such as 127.0.0.1:19465");
+    } else if (argument == "--pages") {
+      options.pages = arguments[++i];
+    } else {
+      fail_usage("only --listen and --pages are known");
+    }
+  }
+  if (options.listen.port == 0) fail_usage("--listen is missing");
+  return options;
+}
+
+class MachineEndpoint {
+ public:
+  explicit MachineEndpoint(const std::string& pages) : directory_(pages) {}
+
+  Response answer(const Request& request) {
+    if (request.path == "/healthz") return {200, "text/plain; charset=utf-8", "ok\n"};
+    if (request.path != "/metrics") return {404, "text/plain; charset=utf-8", "see /metrics and /healthz\n"};
+    auto start = std::chrono::steady_clock::now();
+    uint32_t full_pid = 0;
+    std::string_view wanted = query_value(request.query, "pid");
+    std::from_chars(wanted.data(), wanted.data() + wanted.size(), full_pid);
+    directory_.refresh();
+    Exposition exposition;
+    add_pages(directory_, full_pid, &exposition);
+    figures_.memory_bytes = static_cast<double>(telemetry::process_resident_bytes());
+    add_exporter(figures_, directory_, &exposition);
+    Response response{200, kMetricsContentType, serialise(exposition.take())};
+    figures_.scrapes += 1;
+    figures_.scrape_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return response;
+  }
+
+ private:
+  PageDirectory directory_;
+  ExporterFigures figures_;
+};
+
+int run(const Options& options) {
+  MachineEndpoint endpoint(options.pages);
+  HttpServer::Callbacks callbacks;
+  callbacks.answer = [&](const Request& request) { return endpoint.answer(request); };
+  callbacks.may_run = [] { return asked_to_stop == 0; };
+  HttpServer server(std::move(callbacks));
+  if (int error = server.listen(options.listen.address, options.listen.port); error != 0) {
+    logger().error("cannot listen on {}: {}", options.listen_text, strerror(error));
+    return 1;
+  }
+  logger().info("the processes of {} are served at http://{}/metrics", options.pages, options.listen_text);
+  return server.run() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace hakmem::exporter
+
+int main(int count, char** arguments) {
+  using namespace hakmem::exporter;
+  struct sigaction stop {};
+  stop.sa_handler = [](int) { asked_to_stop = 1; };
+  sigaction(SIGINT, &stop, nullptr);
+  sigaction(SIGTERM, &stop, nullptr);
+  try {
+    return run(read_options(count, arguments));
+  } catch (const std::exception& error) {
+    logger().error("{}", error.what());
+    return 1;
+  }
+}
