@@ -43,8 +43,16 @@ bool resize_large_in_place(Slab* slab, size_t bytes) {
   return true;
 }
 
-size_t usable_bytes_of(const Slab* slab, uintptr_t owner_word, const void* address) {
-  if (owner_word == owner::kFree) fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
+// The slab of a live block; null for a huge one, or an address that is not ours.
+Slab* slab_of(const void* address, uintptr_t& owner_word) {
+  Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
+  if (slab == nullptr) return nullptr;
+  owner_word = slab->owner.load(std::memory_order_relaxed);
+  // A huge mapping may stand where a superslab was unmapped.
+  return owner_word == owner::kFree ? nullptr : slab;
+}
+
+size_t usable_bytes_of(const Slab* slab, uintptr_t owner_word) {
   if (owner_word == owner::kLarge) return align_up(slab->requested_bytes, kPageBytes);
   return slab->shape().block_bytes;
 }
@@ -71,10 +79,10 @@ void* reallocate(void* address, size_t bytes) {
     free(address);
     return nullptr;
   }
-  Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
+  uintptr_t owner_word = 0;
+  Slab* slab = slab_of(address, owner_word);
   if (slab == nullptr) return reallocate_huge(address, bytes);
-  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
-  size_t usable = usable_bytes_of(slab, owner_word, address);
+  size_t usable = usable_bytes_of(slab, owner_word);
   if (owner_word == owner::kLarge) {
     if (resize_large_in_place(slab, bytes)) return address;
   } else if (bytes <= usable && bytes >= usable / 2) {
@@ -93,8 +101,8 @@ void* allocate_aligned(size_t alignment, size_t bytes) {
 
 size_t usable_bytes(const void* address) {
   if (address == nullptr) return 0;
-  Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
-  if (slab != nullptr) return usable_bytes_of(slab, slab->owner.load(std::memory_order_relaxed), address);
+  uintptr_t owner_word = 0;
+  if (const Slab* slab = slab_of(address, owner_word); slab != nullptr) return usable_bytes_of(slab, owner_word);
   size_t mapped = heap.huge.usable_bytes(address);
   if (mapped == 0) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
   return mapped;

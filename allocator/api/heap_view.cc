@@ -24,7 +24,7 @@ HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::Su
     uint32_t committed = reservation.committed.load(std::memory_order_acquire);
     for (uint32_t i = 0; i < committed; ++i) {
       const Superslab* superslab = slabs[size_t{i} * kUnitsPerSuperslab].superslab;
-      if (superslab == nullptr) continue;  // committed a moment ago
+      if (superslab == nullptr || superslab->is_released) continue;  // committed a moment ago, or not mapped
       uint32_t free_units = superslab->free;
       visit(argument, {superslab->address, kSuperslabBytes, superslab->state(), free_units,
                        superslab->dirty & free_units, kUnitBytes});

@@ -9,8 +9,8 @@ namespace {
 
 constexpr const char* kTexts[] = {
     "double free of",
-    "free of a pointer that hakmem did not allocate:",
-    "free of a pointer that is not the start of an allocated block:",
+    "not a pointer that hakmem allocated:",
+    "not the start of an allocated block:",
     "corrupted free list, a freed block was written to:",
     "out of memory, and the program has no C++ runtime to throw std::bad_alloc; request at",
 };

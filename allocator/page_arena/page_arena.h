@@ -3,9 +3,9 @@
 //
 // A reservation is a range of superslab addresses at a random place, and apart
 // from it a range for their metadata. Both are committed superslab by
-// superslab, lowest first; until then the metadata reads as zeroes. The first reservation is so
-// large that most processes never need another; under an address-space limit
-// reservations are small and come as they are needed.
+// superslab, lowest first; until then the metadata reads as zeroes. The first
+// reservation is so large that most processes never need another; under an
+// address-space limit reservations are small and come as they are needed.
 //
 //   superslab addresses   | s0 | s1 | ... | sN-1 | guard page |
 //   metadata              | m0 | m1 | ... | mN-1 | guard page |
@@ -30,7 +30,7 @@ inline constexpr size_t kSuperslabMetadataBytes = kPageBytes;
 struct Reservation {
   uintptr_t base;                   // constant once published
   uintptr_t metadata;               // constant once published
-  uint32_t capacity;                // superslabs that fit; constant once published
+  uint32_t capacity;                // superslabs that fit; written under the arena's lock, never grows
   std::atomic<uint32_t> committed;  // written under the arena's lock, released after the commit; grows only
 };
 
@@ -65,6 +65,30 @@ class PageArena {
     // Release pairs with the acquire of find() and of views: metadata is readable from here on.
     reservation.committed.store(index + 1, std::memory_order_release);
     return {address, metadata, count - 1, index};
+  }
+
+  // Gives back the addresses of each reservation that were never committed;
+  // `before` is told the new capacity of reservation 0 first. Returns the bytes.
+  template <class Before>
+  size_t trim_reservations(Before before) {
+    LockGuard guard(lock_);
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < reservation_count_.load(std::memory_order_relaxed); ++i) {
+      Reservation& reservation = reservations_[i];
+      uint32_t committed = reservation.committed.load(std::memory_order_relaxed);
+      uint32_t rest = reservation.capacity - committed;
+      if (rest == 0) continue;
+      if (i == 0) before(committed);
+      reservation.capacity = committed;
+      Memory::release(reinterpret_cast<void*>(reservation.base + committed * kSuperslabBytes), rest * kSuperslabBytes);
+      size_t kept = align_up(committed, kMetadataBatch);
+      size_t had = align_up(committed + rest, kMetadataBatch);
+      if (had > kept)
+        Memory::release(reinterpret_cast<void*>(reservation.metadata + kept * kSuperslabMetadataBytes),
+                        (had - kept) * kSuperslabMetadataBytes);
+      bytes += rest * kSuperslabBytes;
+    }
+    return bytes;
   }
 
   // Zeroed memory that is never given back, aligned to 64 bytes; null when the

@@ -82,6 +82,19 @@ void* LinuxMemory::map(size_t bytes, size_t alignment) {
   return map_aligned(bytes, alignment, 0, PROT_READ | PROT_WRITE, 0);
 }
 
+bool LinuxMemory::map_at(void* address, size_t bytes) {
+  KeepErrno keep;
+  void* mapped = ::mmap(address, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return false;
+  if (mapped == address) {
+    ::madvise(address, bytes, MADV_NOHUGEPAGE);
+    return true;
+  }
+  ::munmap(mapped, bytes);  // a kernel before 4.17 takes the address for a hint
+  return false;
+}
+
 void* LinuxMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
   KeepErrno keep;
   void* moved = ::mremap(address, old_bytes, new_bytes, MREMAP_MAYMOVE);

@@ -23,6 +23,8 @@ concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
   { T::release(address, bytes) } -> std::same_as<void>;
   // A committed mapping of its own; null when the kernel refuses.
   { T::map(bytes, bytes) } -> std::same_as<void*>;
+  // A committed mapping at just this address, where nothing is mapped now. False when refused.
+  { T::map_at(address, bytes) } -> std::same_as<bool>;
   // Resizes such a mapping, moving it where needed; null when refused, and then nothing changed.
   { T::remap(address, bytes, bytes) } -> std::same_as<void*>;
   // Address space that this process may still take, SIZE_MAX when unlimited.
@@ -36,6 +38,7 @@ struct LinuxMemory {
   static bool purge(void* address, size_t bytes);
   static void release(void* address, size_t bytes);
   static void* map(size_t bytes, size_t alignment);
+  static bool map_at(void* address, size_t bytes);
   static void* remap(void* address, size_t old_bytes, size_t new_bytes);
   static size_t address_space_limit();
 };

@@ -13,6 +13,24 @@ namespace hakmem {
 struct Heap {
   constexpr Heap() = default;
 
+  // superslab_refill and the huge allocation, which when there is no memory
+  // try once more after giving back all addresses that hold nothing.
+  Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard) {
+    Slab* slab = superslabs.take_span(units, state, size_class, shard);
+    if (slab == nullptr && reclaim_addresses(shard)) slab = superslabs.take_span(units, state, size_class, shard);
+    return slab;
+  }
+  HugeHeap<LinuxMemory>::Allocation allocate_huge(size_t bytes, size_t alignment, uint32_t shard) {
+    auto allocation = huge.allocate(bytes, alignment, shard);
+    if (allocation.address == nullptr && reclaim_addresses(shard)) allocation = huge.allocate(bytes, alignment, shard);
+    return allocation;
+  }
+
+  // Unmaps what holds nothing: retained huge mappings, empty superslabs, and
+  // under a limit of the address space the ends of reservations. The kernel
+  // has refused a mapping. True when there was something.
+  HAKMEM_COLD bool reclaim_addresses(uint32_t shard);
+
   PageArena<LinuxMemory> arena;
   SuperslabHeap<LinuxMemory> superslabs{arena};
   HugeHeap<LinuxMemory> huge{arena};

@@ -92,6 +92,13 @@ struct alignas(64) Slab {
   // Sets after how many frees by the owner its cold path is entered. Owner only, settled.
   void set_countdown(uint32_t frees) { countdown = countdown_start = frees; }
 
+  // Whether a block that was carved starts at `address`, which lies in the slab.
+  bool is_block_start(uintptr_t address) const {
+    uint64_t offset = address - start;
+    uint64_t index = offset * shape().reciprocal >> kReciprocalShift;
+    return index * shape().block_bytes == offset && index < carved;
+  }
+
   bool is_exhausted() const { return free == nullptr && carved == shape().capacity; }
 
   // Debug builds and tests; owner only.

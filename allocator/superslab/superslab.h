@@ -19,7 +19,8 @@ struct alignas(64) Superslab {
   uint32_t free;      // units that belong to no slab
   uint32_t dirty;     // of those: still hold pages
   uint32_t purged;    // units whose pages were given back and not used since
-  uint32_t bin;       // longest run of free units, the list it is in
+  uint16_t bin;       // longest run of free units, the list it is in
+  bool is_released;   // its addresses are not mapped; then it is in no list but that of released ones
   Superslab* next;
   Superslab* previous;
 

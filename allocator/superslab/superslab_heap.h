@@ -93,6 +93,34 @@ class SuperslabHeap {
     return purged;
   }
 
+  // Unmaps every empty superslab; its record stays, for the day when the
+  // addresses are mapped again. Returns the bytes. Any thread.
+  HAKMEM_COLD size_t release_empty() {
+    LockGuard guard(lock_);
+    size_t bytes = 0;
+    while (Superslab* superslab = bins_[kUnitsPerSuperslab].first) {
+      unlink(superslab);
+      size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
+      retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
+      superslab->dirty = superslab->purged = 0;
+      superslab->is_released = true;
+      Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
+      superslab->next = released_;
+      released_ = superslab;
+      bytes += kSuperslabBytes;
+    }
+    return bytes;
+  }
+
+  // Gives back the ends of reservations. Returns the bytes. Any thread.
+  HAKMEM_COLD size_t trim_reservations() {
+    return arena_.trim_reservations([](uint32_t capacity) {
+      // A thread that still reads the old bound does so for an address that is
+      // not ours; the records it can reach are those of mapped superslabs.
+      slab_map_units = size_t{capacity} * kUnitsPerSuperslab;
+    });
+  }
+
   // The record of the slab that holds `address`; null when no superslab does.
   // For a free unit that is its own record. Any thread, no lock.
   Slab* find(uintptr_t address) const {
@@ -128,7 +156,22 @@ class SuperslabHeap {
     return candidates == 0 ? nullptr : bins_[__builtin_ctzll(candidates)].first;
   }
 
+  Superslab* map_released() HAKMEM_REQUIRES(lock_) {
+    for (Superslab** link_to = &released_; *link_to != nullptr; link_to = &(*link_to)->next) {
+      Superslab* superslab = *link_to;
+      if (!Memory::map_at(reinterpret_cast<void*>(superslab->address), kSuperslabBytes)) continue;
+      *link_to = superslab->next;
+      superslab->is_released = false;
+      link(superslab);
+      return superslab;
+    }
+    return nullptr;
+  }
+
   Superslab* map_superslab() HAKMEM_REQUIRES(lock_) {
+    if (released_ != nullptr) [[unlikely]] {
+      if (Superslab* superslab = map_released(); superslab != nullptr) return superslab;
+    }
     auto created = arena_.take_superslab();
     if (created.address == 0) return nullptr;
     auto* superslab = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab)));
@@ -227,7 +270,7 @@ class SuperslabHeap {
   }
 
   void link(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
-    superslab->bin = longest_run(superslab->free);
+    superslab->bin = static_cast<uint16_t>(longest_run(superslab->free));
     Bin& bin = bins_[superslab->bin];
     superslab->previous = nullptr;
     superslab->next = bin.first;
@@ -247,7 +290,8 @@ class SuperslabHeap {
   RankedLock lock_{LockRank::kSuperslabs};
   PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
-  std::atomic<size_t> retained_bytes_{0};  // written under lock_; free units that hold pages
+  std::atomic<size_t> retained_bytes_{0};                   // written under lock_; free units that hold pages
+  Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   uint64_t bins_in_use_ HAKMEM_GUARDED_BY(lock_) = 0;
   Bin bins_[kUnitsPerSuperslab + 1] HAKMEM_GUARDED_BY(lock_){};
 };

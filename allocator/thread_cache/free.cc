@@ -12,13 +12,6 @@ namespace {
 // that only frees keeps up with those that free into its slabs.
 constexpr uint32_t kSleepersToTidy = 2;
 
-bool is_block_start(const Slab* slab, uintptr_t address) {
-  const ClassShape& shape = slab->shape();
-  uint64_t offset = address - slab->start;
-  uint64_t index = offset * shape.reciprocal >> kReciprocalShift;
-  return index * shape.block_bytes == offset && index < slab->carved;
-}
-
 // After collecting: brings an owned slab in no list to where it belongs.
 void place(ThreadCache* cache, Slab* slab) {
   ClassState& state = cache->classes[slab->size_class];
@@ -111,7 +104,7 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
 
 void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t owner_word) {
   auto* block = static_cast<Block*>(address);
-  if (!is_block_start(slab, reinterpret_cast<uintptr_t>(address)))
+  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address)))
     fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
   if (owner_word == cache->tag()) return free_owned(cache, slab, block);
   if (block->looks_free()) [[unlikely]]
@@ -135,7 +128,8 @@ void free_with(ThreadCache* cache, void* address) {
   if (slab == nullptr) return free_huge(address, cache->shard);
   uintptr_t owner_word = slab->owner.load(std::memory_order_acquire);
   if (owner_word == owner::kLarge) return free_large(slab, address, cache->shard);
-  if (owner_word == owner::kFree) fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
+  // No slab there now; but a huge mapping may stand where a superslab was unmapped.
+  if (owner_word == owner::kFree) return free_huge(address, cache->shard);
   free_into_class(cache, slab, address, owner_word);
 }
 

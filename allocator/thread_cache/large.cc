@@ -11,7 +11,7 @@ namespace {
 
 LargeAllocation allocate_units(size_t bytes, uint32_t shard) {
   uint32_t units = static_cast<uint32_t>((bytes + kUnitBytes - 1) / kUnitBytes);
-  Slab* slab = heap.superslabs.take_span(units, SlabState::Large, metrics::kLargeClass, shard);
+  Slab* slab = heap.take_span(units, SlabState::Large, metrics::kLargeClass, shard);
   if (slab == nullptr) return {nullptr, false};
   slab->requested_bytes = bytes;
   slab->owner.store(owner::kLarge, std::memory_order_release);
@@ -25,7 +25,7 @@ LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment
     result = allocate_units(bytes, cache->shard);
   } else if (bytes <= PTRDIFF_MAX - alignment) {
     heap.huge.decay(cache->shard);
-    auto [address, zeroed] = heap.huge.allocate(bytes, alignment, cache->shard);
+    auto [address, zeroed] = heap.allocate_huge(bytes, alignment, cache->shard);
     result = {address, zeroed};
   }
   if (result.address == nullptr) {

@@ -117,7 +117,7 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     return {slab, RefillSource::OtherSlab};
   }
   adopt_orphans(cache);
-  slab = heap.superslabs.take_span(kClassShapes[size_class].units, SlabState::Current, size_class, cache->shard);
+  slab = heap.take_span(kClassShapes[size_class].units, SlabState::Current, size_class, cache->shard);
   // Relaxed: no other thread knows a block of this slab yet.
   if (slab != nullptr) slab->owner.store(cache->tag(), std::memory_order_relaxed);
   return {slab, RefillSource::NewSuperslab};

@@ -122,6 +122,7 @@ HAKMEM_INLINE void* allocate(size_t bytes) {
 
 // The owner's free of a block: to the slab's list, with encoded link and key.
 HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
+  HAKMEM_ASSERT(slab->is_block_start(reinterpret_cast<uintptr_t>(block)));
   if (block->looks_free()) [[unlikely]]
     return free_suspect(block, slab);
   block->mark_free();
