@@ -112,7 +112,8 @@ bool PageDirectory::is_gone(const Identity& identity) const {
   // The pids of another namespace mean nothing here; its pages go with their container.
   if (identity.pid_namespace != own_namespace_) return false;
   telemetry::ProcessStat stat{};
-  return !telemetry::read_process_stat(identity.pid, &stat) || stat.start_time != identity.start_time;
+  return !telemetry::read_process_stat(identity.pid, &stat) || stat.start_time != identity.start_time ||
+         stat.is_zombie;
 }
 
 std::string find_page(const std::string& path, uint32_t pid) {

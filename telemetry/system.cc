@@ -50,6 +50,7 @@ bool read_process_stat(uint32_t pid, ProcessStat* result) {
   const char* field = strrchr(buffer, ')');
   if (field == nullptr || field[1] != ' ') return false;
   field += 2;
+  result->is_zombie = *field == 'Z' || *field == 'X';
   for (int number = 3; number <= 22; ++number) {
     if (number == 4) {
       result->parent = static_cast<uint32_t>(parse_decimal(&field));

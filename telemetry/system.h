@@ -37,11 +37,12 @@ uint64_t parse_decimal(const char** text);
 // The hexadecimal number at *text, which is moved behind it.
 uint64_t parse_hexadecimal(const char** text);
 
-// Start time and parent of a process of this pid namespace; false when there is
-// no such process or no /proc.
+// Of a process of this pid namespace; false when there is no such process or no
+// /proc. A zombie still has an entry, but its memory is gone.
 struct ProcessStat {
   uint64_t start_time;
   uint32_t parent;
+  bool is_zombie;
 };
 bool read_process_stat(uint32_t pid, ProcessStat* result);
 

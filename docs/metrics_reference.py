@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Write docs/metrics.md from the catalogue of metrics, or check that it is up to date.
+
+    metrics_reference.py           write docs/metrics.md
+    metrics_reference.py --check   exit with 1 when it is stale
+"""
+
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CATALOGUE = ROOT / "allocator/metrics/catalogue.def"
+HEADER = ROOT / "allocator/metrics/catalogue.h"
+OUTPUT = ROOT / "docs/metrics.md"
+
+ROW = re.compile(r'^HAKMEM_METRIC\((k\w+), (\w+), (\w+), (\w+), "([^"]*)", "((?:[^"\\]|\\.)*)"\)$')
+SECTION = re.compile(r"^// -- (.+?) -+$")
+
+# Label set -> label name and the array of catalogue.h with its values.
+LABELS = {
+    "None": [],
+    "SizeClass": [("size_class", None)],
+    "SizeClassSource": [("size_class", None), ("source", "kRefillSourceNames")],
+    "SizeClassSlabState": [("size_class", None), ("state", "kSlabStateNames")],
+    "SizeClassFragmentation": [("size_class", None), ("kind", "kFragmentationNames")],
+    "Step": [("step", "kRefillStepNames")],
+    "Lock": [("lock", "kLockNames")],
+    "SuperslabState": [("state", "kSuperslabStateNames")],
+    "BytesKind": [("kind", "kBytesKindNames")],
+    "Fragmentation": [("kind", "kFragmentationNames")],
+    "Part": [("part", "kPartNames")],
+    "PageProblem": [("problem", "kPageProblemNames")],
+    "Build": [("version", None), ("build", None)],
+}
+
+INTRODUCTION = """\
+# Metrics
+
+<!-- Written by docs/metrics_reference.py from allocator/metrics/catalogue.def: edit that, not this. -->
+
+Every family below is exported under exactly this name by the embedded endpoint (`HAKMEM_LISTEN`) and, with the
+further labels `pid` and `comm`, by `hakmem-exporter`. The telemetry library counts on cold paths only: at refills
+of thread caches and at state changes of slabs. Gauges are measured when the endpoint is scraped, and by processes
+without one at most once a second and for at most 1 % of the time.
+
+## Reading the figures
+
+**Labels.** `size_class` is the size of one object in bytes, `large` (a run of units in a superslab) or `huge` (a
+mapping of its own). Only classes in use have rows, at most 24 by weight; the rest is summed as `other`. A class that
+was shown stays shown, and what it counted before stays in `other`, so neither ever falls. `hakmem-exporter` shows at
+most 60 series a process, with classes summed as `all`; `/metrics?pid=N` shows process N in full. Counters of
+processes that ended stay, summed by program, under `pid="ended"`. An embedded endpoint shows its own process without
+those labels, and processes that descend from it with them.
+
+**The account of resident memory.** `hakmem_resident_bytes` has a closed list of parts, and they add up to
+`hakmem_process_resident_bytes` but for `hakmem_resident_unexplained_bytes`:
+
+| part | what it is | where the figure comes from |
+| --- | --- | --- |
+| `live` | what the program asked for and holds | slabs, less thread caches and rounding; at most what is resident |
+| `internal_fragmentation` | rounding up to size classes | sizes of requests observed at refills; exact for large and huge |
+| `thread_cache` | free objects waiting in thread caches | the lists of the threads |
+| `slab_free` | free objects and uncarved room in slabs that hold objects | resident pages of those slabs, less the above |
+| `empty_slab` | slabs without a single object | resident pages of those slabs |
+| `retained` | free units of superslabs and freed huge mappings, kept for reuse | resident pages |
+| `metadata` | records of slabs, thread caches, registries | resident pages |
+| `telemetry` | the stats page, the exporter's libraries, stack and tables | the kernel's list of mappings |
+| `outside` | everything else: program, libraries, stacks, files, other mappings | the kernel's list of mappings |
+
+Residency of hakmem's memory is asked by `mincore`, that of everything else by `/proc/self/pagemap`; no part is a
+difference from the total. Both are read within the same walk but not at one instant: a program that allocates
+meanwhile leaves a small unexplained rest of either sign. Beyond 8 GiB of superslabs a growing share of them stands
+for its neighbours. In a process without an endpoint the kernel's part is left out where it costs more than a
+millisecond; `outside`, the total and the rest then have no series.
+
+**The exporter in its own figures.** `hakmem_exporter_memory_bytes` is the part `telemetry` and the series of the last
+scrape. The series live in the host's heap while a scrape is answered: figures are taken before they are made and
+after those of the last scrape were freed, so they are in no `live` figure, but the slabs they used show as free
+memory of the size classes, some hundred KiB. The serving thread is one of `hakmem_threads`.
+
+**Forked children** start from zero. Objects they inherited count as live, as they are; `hakmem_collected_objects_total`
+can therefore exceed `hakmem_refill_objects_total` there.
+"""
+
+
+def fail(message):
+    sys.exit(f"metrics_reference.py: {message}")
+
+
+def label_values():
+    """The arrays of label values in catalogue.h, by name."""
+    text = HEADER.read_text(encoding="utf-8")
+    return {name: re.findall(r'"([^"]*)"', values)
+            for name, values in re.findall(r"constexpr std::array (\w+)\{(.*?)\};", text, flags=re.S)}
+
+
+def label_text(label_set, values):
+    if label_set not in LABELS:
+        fail(f"the label set {label_set} is not known here")
+    texts = []
+    for name, array in LABELS[label_set]:
+        if array and array not in values:
+            fail(f"{HEADER.name} has no {array}")
+        texts.append(f"`{name}`" + (": " + ", ".join(f"`{value}`" for value in values[array]) if array else ""))
+    return "; ".join(texts)
+
+
+def unit(name):
+    for ending, text in (("_seconds_total", "seconds"), ("_seconds", "seconds"), ("_bytes_total", "bytes"),
+                         ("_bytes", "bytes"), ("_ratio", "0 to 1")):
+        if name.endswith(ending):
+            return text
+    return ""
+
+
+def reference():
+    values = label_values()
+    lines = [INTRODUCTION]
+    section = None
+    found = 0
+    text = CATALOGUE.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if match := SECTION.match(line):
+            section = match.group(1)
+            lines.append(f"\n## {section[0].upper()}{section[1:]}\n")
+            lines.append("| metric | type | unit | labels | help |\n| --- | --- | --- | --- | --- |")
+        elif match := ROW.match(line):
+            _, kind, _, labels, name, text_help = match.groups()
+            found += 1
+            cells = (f"`{name}`", kind.lower(), unit(name), label_text(labels, values), text_help.replace("|", "\\|"))
+            lines.append("| " + " | ".join(cells) + " |")
+        elif line.startswith("HAKMEM_METRIC("):
+            fail(f"cannot read this row of {CATALOGUE.name}: {line}")
+    if not found:
+        fail(f"{CATALOGUE.name} has no rows")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main():
+    if sys.argv[1:] not in ([], ["--check"]):
+        fail("the only argument is --check")
+    text = reference()
+    if not sys.argv[1:]:
+        OUTPUT.write_text(text, encoding="utf-8")
+        return
+    if not OUTPUT.exists() or OUTPUT.read_text(encoding="utf-8") != text:
+        fail(f"{OUTPUT.relative_to(ROOT)} is stale: run docs/metrics_reference.py")
+
+
+if __name__ == "__main__":
+    main()
