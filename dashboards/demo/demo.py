@@ -24,8 +24,8 @@ PROGRESS_SECONDS = 2.0
 THINNED_SHARE = 0.6
 REWRITTEN_SHARE = 0.6
 
-# Part of the time that each phase may take; what is left over is steady load.
-PHASE_SHARES = {"fill": 0.40, "thin out": 0.15, "rewrite": 0.25, "drop": 0.10}
+# Part of the time that each phase takes; the rest is steady load.
+PHASE_SHARES = {"fill": 0.35, "thin out": 0.15, "rewrite": 0.20, "drop": 0.10}
 
 
 class Stopped(BaseException):
@@ -53,18 +53,19 @@ class Show:
     def seconds(self):
         return time.monotonic() - self._start
 
-    def run(self, phase, steps, until, pause=0.0):
-        """Runs a phase until it is through or `until` seconds have passed since the start."""
-        for _ in steps:
+    def run(self, phase, steps, seconds, pause=0.0):
+        """Runs a phase evenly over `seconds`, and no longer."""
+        start = time.monotonic()
+        for done in steps:
             now = time.monotonic()
             if now >= self._next_line:
                 self._processes.check()
                 say(account.progress_line(self.seconds(), phase, self._redis.scrape()))
                 self._next_line = now + PROGRESS_SECONDS
-            if self.seconds() >= until:
+            if now - start >= seconds:
                 return
-            if pause:
-                time.sleep(pause)
+            ahead = done * seconds - (now - start)
+            time.sleep(max(pause, min(ahead, 0.5)))
 
 
 def phases(workload, limit_bytes):
@@ -80,16 +81,13 @@ def phases(workload, limit_bytes):
 def run_phases(show, redis, workload, seconds, limit_bytes):
     """Runs all phases; returns the scrapes before, when fragmented, and at the end."""
     moments = []
-    until = 0.0
     for name, steps in phases(workload, limit_bytes):
-        until += PHASE_SHARES[name] * seconds
-        # Dropping is a handful of commands and frees what purging needs: it is never cut short.
-        show.run(name, steps, until if name != "drop" else float("inf"))
+        show.run(name, steps, PHASE_SHARES[name] * seconds)
         if name == "fill":
             moments.append(("filled", redis.scrape()))
         elif name == "rewrite":
             moments.append(("fragmented", redis.scrape()))
-    show.run("steady", workload.steady(), seconds, pause=0.02)
+    show.run("steady", workload.steady(), seconds - show.seconds(), pause=0.02)
     return moments
 
 

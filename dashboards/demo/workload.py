@@ -1,7 +1,8 @@
 """What the demo does to Redis so that its memory fragments, phase by phase.
 
-A phase is a generator: it yields after each batch of commands, so that whoever
-drives it can print a line, look at the clock, or stop.
+A phase is a generator: after each batch of commands it yields how much of the
+phase is done (0 to 1), so that whoever drives it can pace it, print a line, look
+at the clock, or stop.
 """
 
 import random
@@ -17,9 +18,10 @@ PAGE_DATABASE = 1          # a second database, dropped at once: whole slabs bec
 HUGE_BYTES = 6 * MIB
 HUGE_KEYS = 4
 
-FIRST_SIZES = (24, 40, 72, 100, 150, 220, 300, 480, 700, 1100)
-OTHER_SIZES = (33, 56, 90, 190, 260, 380, 560, 900, 1500, 2300)
-PAGE_SIZES = (3000, 5000, 9000, 14000, 30000)
+# Sizes of values; none of the second list is served by a class of the first.
+FIRST_SIZES = (24, 60, 110, 170, 300, 620, 1000)
+OTHER_SIZES = (42, 85, 230, 450, 800, 1500, 2300)
+PAGE_SIZES = (5000, 14000, 30000)
 
 
 class Workload:
@@ -38,7 +40,8 @@ class Workload:
     def fill(self, limit_bytes):
         """Writes small values until about `limit_bytes` are held, a quarter of it pages of a second database."""
         held = 0
-        while held < limit_bytes * 3 // 4:
+        small_bytes = limit_bytes * 3 // 4
+        while held < small_bytes:
             batch = []
             for _ in range(BATCH):
                 size = self._size(FIRST_SIZES)
@@ -49,27 +52,38 @@ class Workload:
                 batch.append(self._hash(self.hashes))
                 self.hashes += 1
                 held += HASH_FIELDS * KEY_OVERHEAD
-            yield self._send(batch)
-        yield from self._pages(limit_bytes // 4)
-        yield from self._huge()
+            self._send(batch)
+            yield held / limit_bytes
+        self._select(PAGE_DATABASE)
+        number = 0
+        while held < limit_bytes:
+            batch = []
+            for _ in range(BATCH // 10):
+                size = self._size(PAGE_SIZES)
+                batch.append(encode(b"SET", b"page:%d" % number, self._blob[:size]))
+                number += 1
+                held += size
+            self._send(batch)
+            yield held / limit_bytes
+        self._select(0)
+        for number in range(HUGE_KEYS):
+            self._send([encode(b"SETRANGE", b"huge:%d" % number, HUGE_BYTES, b"end")])
+            # Growing by appending: Redis reallocates, and mremap moves the pages instead of copying them.
+            self._send([encode(b"APPEND", b"huge:%d" % number, self._blob * 32)])
+            yield 1.0
 
     def thin_out(self, share):
         """Deletes this share of the keys, spread evenly, so that almost no slab becomes empty."""
         names = []
-        batch = []
         for key in range(self.keys):
             if not self._is_thinned(key, share):
                 continue
             names.append(b"k:%d" % key)
-            if len(names) == 50:
-                batch.append(encode(b"DEL", *names))
+            if len(names) == BATCH:
+                self._delete(names)
                 names = []
-            if len(batch) == BATCH // 10:
-                yield self._send(batch)
-                batch = []
-        if names:
-            batch.append(encode(b"DEL", *names))
-        yield self._send(batch)
+                yield key / self.keys
+        self._delete(names)
 
     def rewrite(self, thinned, share):
         """Gives this share of the keys that were left values of other sizes: their old blocks become free."""
@@ -79,18 +93,23 @@ class Workload:
                 continue
             batch.append(self._set(key, self._size(OTHER_SIZES)))
             if len(batch) == BATCH:
-                yield self._send(batch)
+                self._send(batch)
                 batch = []
-        yield self._send(batch)
+                yield key / self.keys
+        self._send(batch)
 
     def drop(self):
         """Drops the second database, the hashes and the huge values: whole slabs become empty, and purging starts."""
-        yield self._select(PAGE_DATABASE)
-        yield self._send([encode(b"FLUSHDB", b"SYNC")])
-        yield self._select(0)
-        # Redis frees large hashes in a thread of its own: these are remote frees.
-        yield self._send([encode(b"UNLINK", b"h:%d" % number) for number in range(self.hashes)])
-        yield self._send([encode(b"DEL", b"huge:%d" % number) for number in range(HUGE_KEYS)])
+        self._select(PAGE_DATABASE)
+        self._send([encode(b"FLUSHDB", b"SYNC")])
+        self._select(0)
+        yield 0.0
+        for number in range(self.hashes):
+            # Redis frees large hashes in a thread of its own: these are remote frees.
+            self._send([encode(b"UNLINK", b"h:%d" % number)])
+            yield number / self.hashes
+        self._send([encode(b"DEL", b"huge:%d" % number) for number in range(HUGE_KEYS)])
+        yield 1.0
 
     def steady(self):
         """A light load without end: reads, rewrites and deletes of single keys."""
@@ -105,28 +124,14 @@ class Workload:
                     batch.append(self._set(key, self._size(FIRST_SIZES)))
                 else:
                     batch.append(encode(b"DEL", b"k:%d" % key))
-            yield self._send(batch)
+            self._send(batch)
+            yield 0.0
 
     # -- pieces ---------------------------------------------------------------
 
-    def _pages(self, limit_bytes):
-        yield self._select(PAGE_DATABASE)
-        held = number = 0
-        while held < limit_bytes:
-            batch = []
-            for _ in range(BATCH // 10):
-                size = self._size(PAGE_SIZES)
-                batch.append(encode(b"SET", b"page:%d" % number, self._blob[:size]))
-                number += 1
-                held += size
-            yield self._send(batch)
-        yield self._select(0)
-
-    def _huge(self):
-        for number in range(HUGE_KEYS):
-            yield self._send([encode(b"SETRANGE", b"huge:%d" % number, HUGE_BYTES, b"end")])
-            # Growing by appending: Redis reallocates, and mremap moves the pages instead of copying them.
-            yield self._send([encode(b"APPEND", b"huge:%d" % number, self._blob * 32)])
+    def _delete(self, names):
+        words = 50
+        self._send([encode(b"DEL", *names[i:i + words]) for i in range(0, len(names), words)])
 
     def _set(self, key, size):
         return encode(b"SET", b"k:%d" % key, self._blob[:size])
@@ -139,7 +144,7 @@ class Workload:
 
     def _size(self, sizes):
         size = self._random.choice(sizes)
-        return size + self._random.randrange(size // 4 + 1)
+        return size + self._random.randrange(size // 16 + 1)
 
     @staticmethod
     def _is_thinned(key, share):

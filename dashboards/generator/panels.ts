@@ -37,8 +37,14 @@ export interface SeriesSpec extends PanelBase {
   kind: 'series';
   stacked?: boolean;
   max?: number;
+  /** An axis as high as this at least, for figures that are close to zero when all is well. */
+  softMax?: number;
+  /** For many lines that cross: no colour below them. */
+  linesOnly?: boolean;
   /** Names of lines that are drawn dashed over the stack. */
   overlay?: string[];
+  /** Colours of lines by name, where a colour means something. */
+  colors?: Record<string, string>;
 }
 
 export interface HeatmapSpec extends PanelBase {
@@ -112,7 +118,7 @@ function seriesPanel(spec: SeriesSpec): timeseries.PanelBuilder {
   const panel = new timeseries.PanelBuilder()
     .drawStyle(common.GraphDrawStyle.Line)
     .lineWidth(1)
-    .fillOpacity(spec.stacked ? 40 : 10)
+    .fillOpacity(spec.linesOnly ? 0 : spec.stacked ? 40 : 10)
     .showPoints(common.VisibilityMode.Never)
     .stacking(
       new common.StackingConfigBuilder()
@@ -129,16 +135,21 @@ function seriesPanel(spec: SeriesSpec): timeseries.PanelBuilder {
         .displayMode(common.LegendDisplayMode.Table)
         .placement(common.LegendPlacement.Bottom)
         .showLegend(true)
-        .calcs(['min', 'mean', 'max']),
+        .calcs(['min', 'mean', 'max'])
+        .sortBy('Max')
+        .sortDesc(true),
     );
   panel.axisSoftMin(0);
   if (spec.max !== undefined) panel.max(spec.max);
+  if (spec.softMax !== undefined) panel.axisSoftMax(spec.softMax);
   for (const name of spec.overlay ?? [])
     panel.overrideByName(name, [
       { id: 'custom.stacking', value: { mode: 'none', group: 'B' } },
       { id: 'custom.fillOpacity', value: 0 },
       { id: 'custom.lineStyle', value: { fill: 'dash', dash: [8, 6] } },
     ]);
+  for (const [name, fixedColor] of Object.entries(spec.colors ?? {}))
+    panel.overrideByName(name, [{ id: 'color', value: { mode: 'fixed', fixedColor } }]);
   return panel;
 }
 

@@ -1,7 +1,7 @@
 // What one looks at first: how much memory, what it consists of, how much of it is lost.
 import { PanelSpec, RowSpec, rate, select, ratio } from '../panels.js';
 
-const kStat = { kind: 'stat', width: 3, height: 4 } as const;
+const kStat = { kind: 'stat', width: 3, height: 5 } as const;
 
 /** The strip of figures on top of the dashboard. */
 export const strip: PanelSpec[] = [
@@ -41,7 +41,7 @@ export const strip: PanelSpec[] = [
     ...kStat,
     title: 'Purged',
     about: 'How fast memory goes back to the kernel.',
-    unit: 'Bps',
+    unit: 'binBps',
     queries: [{ expr: `sum(${rate('hakmem_purged_bytes_total')})`, legend: 'purged' }],
   },
   {
@@ -64,10 +64,25 @@ export const strip: PanelSpec[] = [
     ...kStat,
     title: 'Threads',
     about: 'Threads that allocate.',
-    unit: 'short',
+    unit: 'none',
     queries: [{ expr: `sum(${select('hakmem_threads')})`, legend: 'threads' }],
   },
 ];
+
+// Green is in use, red and orange are lost, blue can be given back, grey is not ours.
+const kPartColors = {
+  live: 'green',
+  internal_fragmentation: 'orange',
+  slab_free: 'red',
+  empty_slab: 'purple',
+  thread_cache: 'yellow',
+  retained: 'blue',
+  metadata: 'super-light-purple',
+  telemetry: 'light-blue',
+  outside: '#8e8e8e',
+  process: 'white',
+  hakmem: 'light-green',
+};
 
 export const memory: RowSpec = {
   title: 'Where the memory is',
@@ -81,9 +96,10 @@ export const memory: RowSpec = {
         'thread_cache and retained wait for reuse; outside is program text, stacks and mappings that are not hakmem’s.',
       unit: 'bytes',
       width: 12,
-      height: 11,
+      height: 14,
       stacked: true,
       overlay: ['process', 'hakmem'],
+      colors: kPartColors,
       queries: [
         { expr: `sum by (part) (${select('hakmem_resident_bytes')})`, legend: '{{part}}' },
         { expr: `sum(${select('hakmem_process_resident_bytes')})`, legend: 'process' },
@@ -96,7 +112,7 @@ export const memory: RowSpec = {
       about: 'The bytes lost, whatever their share: a ratio of a small heap is not worth an engineer’s day.',
       unit: 'bytes',
       width: 6,
-      height: 11,
+      height: 14,
       queries: [{ expr: `sum by (kind) (${select('hakmem_fragmentation_bytes')})`, legend: '{{kind}}' }],
     },
     {
@@ -105,7 +121,7 @@ export const memory: RowSpec = {
       about: 'The worst process of each instance.',
       unit: 'percentunit',
       width: 6,
-      height: 11,
+      height: 14,
       queries: [
         {
           expr: `max by (kind, instance) (${select('hakmem_fragmentation_ratio')})`,
@@ -119,7 +135,8 @@ export const memory: RowSpec = {
       about: 'Signed. It stays near zero as long as the account is right.',
       unit: 'percentunit',
       width: 12,
-      height: 7,
+      height: 8,
+      softMax: 0.05,
       queries: [
         {
           expr: ratio(
@@ -136,7 +153,7 @@ export const memory: RowSpec = {
       about: 'Live bytes against the slabs that carry them: when live falls and slabs do not, few objects pin many slabs.',
       unit: 'bytes',
       width: 12,
-      height: 7,
+      height: 8,
       queries: [
         { expr: `sum(${select('hakmem_live_bytes')})`, legend: 'live' },
         { expr: `sum(${select('hakmem_slab_bytes')})`, legend: 'slabs' },

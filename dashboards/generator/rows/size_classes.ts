@@ -48,6 +48,7 @@ export const sizeClasses: RowSpec = {
       about: 'The emptiest process of the selected ones.',
       unit: 'percentunit',
       max: 1,
+      linesOnly: true,
       queries: [
         { expr: `min by (size_class) (${select('hakmem_slab_occupancy_ratio')})`, legend: '{{size_class}}' },
       ],
@@ -101,6 +102,7 @@ export const requests: RowSpec = {
       title: 'Fragmentation ratio by size class',
       about: 'The worst process of the selected ones, by kind and size class.',
       unit: 'percentunit',
+      linesOnly: true,
       queries: [
         {
           expr: `max by (kind, size_class) (${select('hakmem_size_class_fragmentation_ratio')})`,
@@ -113,6 +115,7 @@ export const requests: RowSpec = {
       title: 'Mean requested size by size class',
       about: 'What the program asks for, of the requests whose size was observed. Far below the class size is internal fragmentation.',
       unit: 'bytes',
+      linesOnly: true,
       queries: [
         {
           expr: ratio(
@@ -138,6 +141,7 @@ export const requests: RowSpec = {
       title: 'Objects handed out less objects seen freed',
       about: 'Growth by size class. A class that stays above zero for hours is a candidate for a leak.',
       unit: 'ops',
+      linesOnly: true,
       queries: [
         {
           expr: `${bySizeClass(rate('hakmem_refill_objects_total'))} - ${bySizeClass(rate('hakmem_collected_objects_total'))}`,

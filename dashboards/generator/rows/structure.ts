@@ -61,7 +61,7 @@ export const purging: RowSpec = {
       ...kThird,
       title: 'Purged bytes',
       about: 'Purging that goes with as much mapping is churn: the process takes back what it gave.',
-      unit: 'Bps',
+      unit: 'binBps',
       queries: [{ expr: `sum by (instance) (${rate('hakmem_purged_bytes_total')})`, legend: '{{instance}}' }],
     },
     {
