@@ -1,0 +1,75 @@
+#include "allocator/base/bits.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace hakmem {
+namespace {
+
+TEST(Bits, PowerOfTwo) {
+  EXPECT_FALSE(is_power_of_two(0));
+  for (uint32_t shift = 0; shift < 64; ++shift) {
+    size_t power = size_t{1} << shift;
+    EXPECT_TRUE(is_power_of_two(power));
+    EXPECT_EQ(is_power_of_two(power + 1), shift == 0);
+    EXPECT_EQ(log2_floor(power), shift);
+    EXPECT_EQ(log2_floor(power | 1), shift);
+  }
+}
+
+TEST(Bits, Align) {
+  for (size_t alignment : {size_t{1}, size_t{16}, size_t{4096}, kGiB})
+    for (uintptr_t value : {uintptr_t{0}, uintptr_t{1}, uintptr_t{15}, uintptr_t{4096}, uintptr_t{123456789012}}) {
+      uintptr_t up = align_up(value, alignment);
+      uintptr_t down = align_down(value, alignment);
+      EXPECT_EQ(up % alignment, 0u);
+      EXPECT_EQ(down % alignment, 0u);
+      EXPECT_TRUE(down <= value && value <= up);
+      EXPECT_TRUE(value - down < alignment && up - value < alignment);
+    }
+}
+
+TEST(Bits, BitRun) {
+  for (uint32_t count = 1; count <= 32; ++count)
+    for (uint32_t first = 0; first + count <= 32; ++first) {
+      uint32_t run = bit_run(first, count);
+      EXPECT_EQ(static_cast<uint32_t>(__builtin_popcount(run)), count);
+      EXPECT_EQ(static_cast<uint32_t>(__builtin_ctz(run)), first);
+      EXPECT_EQ(longest_run(run), count);
+    }
+}
+
+uint32_t slow_run_starts(uint32_t bits, uint32_t count) {
+  uint32_t starts = 0;
+  for (uint32_t first = 0; first + count <= 32; ++first)
+    if ((bits & bit_run(first, count)) == bit_run(first, count)) starts |= 1u << first;
+  return starts;
+}
+
+uint32_t slow_longest_run(uint32_t bits) {
+  uint32_t longest = 0, length = 0;
+  for (uint32_t i = 0; i < 32; ++i) {
+    length = bits >> i & 1 ? length + 1 : 0;
+    if (length > longest) longest = length;
+  }
+  return longest;
+}
+
+TEST(Bits, RunsAgreeWithASlowSearch) {
+  std::mt19937 random(1);
+  for (uint32_t round = 0; round < 3000; ++round) {
+    // Dense, sparse and even words: long runs are rare otherwise.
+    uint32_t bits = static_cast<uint32_t>(random());
+    if (round % 3 == 1) bits |= static_cast<uint32_t>(random()) | static_cast<uint32_t>(random());
+    if (round % 3 == 2) bits &= static_cast<uint32_t>(random());
+    if (round == 0) bits = ~0u;
+    if (round == 1) bits = 0;
+    ASSERT_EQ(longest_run(bits), slow_longest_run(bits)) << std::hex << bits;
+    for (uint32_t count = 1; count <= 32; ++count)
+      ASSERT_EQ(run_starts(bits, count), slow_run_starts(bits, count)) << std::hex << bits << " " << count;
+  }
+}
+
+}  // namespace
+}  // namespace hakmem

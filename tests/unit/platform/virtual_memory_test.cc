@@ -1,0 +1,127 @@
+#include "allocator/platform/virtual_memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "allocator/base/bits.h"
+#include "tests/unit/support/build.h"
+
+namespace hakmem {
+namespace {
+
+uintptr_t address_of(void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
+
+// Whether the kernel can read `address` on our behalf: asked by a write(2), which a fault does not end.
+bool is_readable(const void* address) {
+  int null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+  int pipe_ends[2];
+  EXPECT_EQ(::pipe(pipe_ends), 0);
+  bool readable = ::write(pipe_ends[1], address, 1) == 1;
+  ::close(null);
+  ::close(pipe_ends[0]);
+  ::close(pipe_ends[1]);
+  return readable;
+}
+
+TEST(LinuxMemory, ReservedAddressesHaveNoAccess) {
+  constexpr size_t kBytes = 8 * kMiB;
+  void* reserved = LinuxMemory::reserve(kBytes, 2 * kMiB, 0);
+  ASSERT_NE(reserved, nullptr);
+  EXPECT_EQ(address_of(reserved) % (2 * kMiB), 0u);
+  auto* bytes = static_cast<char*>(reserved);
+  EXPECT_FALSE(is_readable(bytes));
+  EXPECT_FALSE(is_readable(bytes + kBytes - 1));
+  ASSERT_TRUE(LinuxMemory::commit(bytes + 2 * kMiB, 2 * kMiB));
+  EXPECT_FALSE(is_readable(bytes + 2 * kMiB - 1));
+  EXPECT_FALSE(is_readable(bytes + 4 * kMiB));
+  for (size_t offset = 2 * kMiB; offset < 4 * kMiB; offset += kPageBytes) ASSERT_EQ(bytes[offset], 0);
+  bytes[2 * kMiB] = bytes[4 * kMiB - 1] = 1;
+  LinuxMemory::release(reserved, kBytes);
+  EXPECT_FALSE(is_readable(bytes + 2 * kMiB));
+}
+
+TEST(LinuxMemory, PurgedPagesReadAsZeroes) {
+  void* reserved = LinuxMemory::reserve(kMiB, kPageBytes, 0);
+  ASSERT_NE(reserved, nullptr);
+  ASSERT_TRUE(LinuxMemory::commit(reserved, kMiB));
+  auto* bytes = static_cast<volatile char*>(reserved);
+  for (size_t offset = 0; offset < kMiB; offset += 512) bytes[offset] = 7;
+  ASSERT_TRUE(LinuxMemory::purge(static_cast<char*>(reserved) + 64 * kKiB, 128 * kKiB));
+  for (size_t offset = 0; offset < kMiB; offset += 512) {
+    bool purged = offset >= 64 * kKiB && offset < 192 * kKiB;
+    ASSERT_EQ(bytes[offset], purged ? 0 : 7) << offset;
+  }
+  unsigned char resident[32] = {};
+  ASSERT_EQ(::mincore(static_cast<char*>(reserved) + 64 * kKiB, 32 * kPageBytes, resident), 0);
+  LinuxMemory::release(reserved, kMiB);
+}
+
+TEST(LinuxMemory, MapsAtAnyAlignment) {
+  for (size_t alignment = kPageBytes; alignment <= 64 * kMiB; alignment *= 4)
+    for (size_t bytes : {kPageBytes, 3 * kPageBytes, kMiB + kPageBytes}) {
+      void* mapped = LinuxMemory::map(bytes, alignment);
+      ASSERT_NE(mapped, nullptr);
+      EXPECT_EQ(address_of(mapped) % alignment, 0u) << alignment << " " << bytes;
+      auto* content = static_cast<char*>(mapped);
+      EXPECT_EQ(content[0] + content[bytes - 1], 0);
+      content[0] = content[bytes - 1] = 1;
+      LinuxMemory::release(mapped, bytes);
+      EXPECT_FALSE(is_readable(content));
+    }
+}
+
+TEST(LinuxMemory, RemapKeepsTheContent) {
+  constexpr size_t kSmall = 4 * kPageBytes, kLarge = 32 * kMiB;
+  auto* content = static_cast<char*>(LinuxMemory::map(kSmall, kPageBytes));
+  ASSERT_NE(content, nullptr);
+  for (size_t i = 0; i < kSmall; ++i) content[i] = static_cast<char>(i * 31);
+  content = static_cast<char*>(LinuxMemory::remap(content, kSmall, kLarge));
+  ASSERT_NE(content, nullptr);
+  for (size_t i = 0; i < kSmall; ++i) ASSERT_EQ(content[i], static_cast<char>(i * 31));
+  for (size_t i = kSmall; i < kLarge; i += kPageBytes) ASSERT_EQ(content[i], 0);
+  content = static_cast<char*>(LinuxMemory::remap(content, kLarge, kPageBytes));
+  ASSERT_NE(content, nullptr);
+  for (size_t i = 0; i < kPageBytes; ++i) ASSERT_EQ(content[i], static_cast<char>(i * 31));
+  EXPECT_FALSE(is_readable(content + kPageBytes));
+  LinuxMemory::release(content, kPageBytes);
+}
+
+TEST(LinuxMemory, RefusalsAreValuesAndKeepErrno) {
+  constexpr size_t kTooMuch = size_t{1} << 62;
+  errno = 99;
+  EXPECT_EQ(LinuxMemory::reserve(kTooMuch, kPageBytes, 0), nullptr);
+  EXPECT_EQ(LinuxMemory::map(kTooMuch, kPageBytes), nullptr);
+  void* mapped = LinuxMemory::map(kPageBytes, kPageBytes);
+  ASSERT_NE(mapped, nullptr);
+  EXPECT_EQ(LinuxMemory::remap(mapped, kPageBytes, kTooMuch), nullptr);
+  *static_cast<char*>(mapped) = 1;  // nothing changed
+  LinuxMemory::release(mapped, kPageBytes);
+  EXPECT_FALSE(LinuxMemory::commit(mapped, kPageBytes));
+  EXPECT_FALSE(LinuxMemory::purge(mapped, kPageBytes));
+  LinuxMemory::address_space_limit();
+  EXPECT_EQ(errno, 99);
+}
+
+TEST(LinuxMemory, TellsTheAddressSpaceLimit) {
+  pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_AS, &limit);
+    if (limit.rlim_cur == RLIM_INFINITY && LinuxMemory::address_space_limit() != SIZE_MAX) ::_exit(1);
+    limit.rlim_cur = 64 * kGiB;
+    if (::setrlimit(RLIMIT_AS, &limit) != 0) ::_exit(2);
+    ::_exit(LinuxMemory::address_space_limit() == 64 * kGiB ? 0 : 3);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+}  // namespace
+}  // namespace hakmem
