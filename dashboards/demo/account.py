@@ -125,6 +125,8 @@ def wasteful_classes(scrape, number=5):
         full = f"{100 * occupancy[name]:.0f} %" if name in occupancy else "-"
         lines.append(f"  {name:<24}{bytes_text(wasted[name]):>12}{bytes_text(external.get(name, 0)):>12}"
                      f"{bytes_text(internal.get(name, 0)):>12}{bytes_text(live.get(name, 0)):>12}{full:>11}")
+    if "other" in worst:
+        lines.append("  (other: all size classes that have no row of their own)")
     return lines
 
 

@@ -15,8 +15,8 @@ import tempfile
 import time
 
 import account
-from processes import DemoError, Processes, http_get
-from servers import LIBRARY, ROOT, Prometheus, Redis
+from processes import DemoError, Processes
+from servers import LIBRARY, ROOT, Prometheus, Redis, check_installed
 from workload import MIB, Workload
 
 DASHBOARD = os.path.join(ROOT, "dashboards", "generated", "hakmem-fragmentation.json")
@@ -29,7 +29,7 @@ PHASE_SHARES = {"fill": 0.35, "thin out": 0.15, "rewrite": 0.20, "drop": 0.10}
 
 
 class Stopped(BaseException):
-    """A signal asked the demo to end."""
+    """A signal asked the demo to end, or nobody reads what it says."""
 
     def __init__(self, number):
         super().__init__(number)
@@ -38,7 +38,12 @@ class Stopped(BaseException):
 
 def say(line=""):
     """One line, at once: the output may be a pipe."""
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except OSError:
+        # The pipe or the terminal is gone. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Stopped(signal.SIGPIPE) from None
 
 
 class Show:
@@ -104,7 +109,7 @@ def print_account(show, redis, prometheus, workload, moments):
     peak = prometheus.query('max_over_time(hakmem_process_resident_bytes{job="hakmem"}[1h])')
     scrapes = prometheus.query('count_over_time(up{job="hakmem"}[1h])')
     if not peak or not scrapes:
-        raise DemoError(f"prometheus has no samples of {redis.metrics_url}: {http_get(prometheus.url + '/api/v1/targets')}")
+        raise DemoError(f"prometheus has no samples of {redis.metrics_url}")
     say(f"Prometheus scraped {scrapes[0][1]:.0f} times and saw a peak of {account.bytes_text(peak[0][1])} resident")
 
 
@@ -125,8 +130,10 @@ def memory_limit():
 
 
 def demonstrate(options, folder, processes):
+    check_installed(options.library)
     if options.keep:
         say("Ctrl-C ends it.")
+    say("Starting redis-server and Prometheus; the first scrape takes some seconds.")
     redis = Redis(processes, folder, options.library)
     prometheus = Prometheus(processes, folder, redis.metrics_port)
     say(f"redis-server on hakmem serves {redis.metrics_url}, Prometheus runs at {prometheus.url}")
@@ -173,8 +180,6 @@ def main():
             demonstrate(options, folder, processes)
         except Stopped as stopped:
             status = 0 if options.keep and stopped.number == signal.SIGINT else 128 + stopped.number
-        except BrokenPipeError:
-            status = 128 + signal.SIGPIPE
         except (DemoError, OSError) as error:
             status = 1
             print(f"demo: {processes.cause_of(error)}", file=sys.stderr)
@@ -183,15 +188,11 @@ def main():
             for number in handled:
                 signal.signal(number, signal.SIG_IGN)
             processes.stop_all()
-    try:
-        if status == 128 + signal.SIGPIPE:
-            raise BrokenPipeError
-        if options.keep and status == 0 or status > 128:
+    if status > 128 or options.keep and status == 0:
+        try:
             say("Stopped; nothing is left running.")
-        sys.stdout.flush()
-    except OSError:
-        # Nobody reads any more: do not let the interpreter complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        except Stopped:
+            pass
     return status
 
 

@@ -7,6 +7,7 @@ kernel kills them (PR_SET_PDEATHSIG).
 
 import ctypes
 import errno
+import http.client
 import os
 import signal
 import socket
@@ -48,8 +49,11 @@ def http_get(url, timeout=5.0):
     """The body of a URL on loopback; OSError when there is none."""
     # No proxy of the environment may stand between us and loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=timeout) as response:
-        return response.read().decode()
+    try:
+        with opener.open(url, timeout=timeout) as response:
+            return response.read().decode()
+    except http.client.HTTPException as error:
+        raise OSError(f"{url}: {error!r}") from None
 
 
 class Processes:

@@ -26,12 +26,18 @@ def require(program, package):
     return found
 
 
+def check_installed(library):
+    """Raises when something that the demo needs is not there, before anything is started."""
+    if not os.path.exists(library):
+        raise DemoError(f"{library} is not built: ./run build telemetry")
+    require("redis-server", "redis-server")
+    require("prometheus", "prometheus")
+
+
 class Redis:
     """A redis-server preloaded with the telemetry library, serving /metrics."""
 
     def __init__(self, processes, folder, library=LIBRARY, metrics_port=METRICS_PORT, port=REDIS_PORT):
-        if not os.path.exists(library):
-            raise DemoError(f"{library} is not built: ./run build telemetry")
         program = require("redis-server", "redis-server")
         self.metrics_port = free_port(metrics_port)
         self.port = free_port(port, taken=(self.metrics_port,))
@@ -89,6 +95,8 @@ class Prometheus:
             f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn",
         ], {"GOMAXPROCS": "1"})
         processes.wait_for("prometheus", lambda: "Ready" in http_get(f"{self.url}/-/ready"))
+        # Its first look at the targets comes up to 5 s after its start.
+        processes.wait_for(f"a scrape of 127.0.0.1:{target_port}", lambda: self.query('up{job="hakmem"} == 1'))
 
     def api(self, path, **parameters):
         """The data of an answer of the HTTP API; DemoError on an error of it."""

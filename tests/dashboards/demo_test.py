@@ -4,6 +4,7 @@
 import argparse
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,6 @@ import sys
 import tempfile
 import time
 import unittest
-import uuid
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DEMO = os.path.join(ROOT, "dashboards", "demo", "demo.py")
@@ -52,16 +52,31 @@ ACCOUNT = [
 ]
 
 
-class Demo:
-    """A run of the demo. All its processes carry a token in their environment, by which they are found."""
+def processes():
+    """All processes: (pid, start time) -> (name, parent, state)."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                name, rest = re.match(r"\d+ \((.*)\) (.*)", file.read(), re.DOTALL).groups()
+        except OSError:
+            continue
+        fields = rest.split()
+        found[int(pid), int(fields[19])] = (name, int(fields[1]), fields[0])
+    return found
 
-    def __init__(self, *arguments, program=DEMO, environment=None):
-        self.token = f"DEMO_TEST={uuid.uuid4()}"
+
+BOTH = ["prometheus", "redis-server"]
+
+
+class Demo:
+    """A run of the demo, and the processes that it started."""
+
+    def __init__(self, *arguments, environment=None):
         self.temporary = tempfile.TemporaryDirectory()
-        variables = dict(os.environ, TMPDIR=self.temporary.name, **(environment or {}))
-        name, value = self.token.split("=")
-        variables[name] = value
-        self.process = subprocess.Popen([sys.executable, program, *arguments], stdin=subprocess.DEVNULL,
+        self.started = {}  # pid and start time -> name, of every child that was ever seen
+        variables = {**os.environ, "TMPDIR": self.temporary.name, **(environment or {})}
+        self.process = subprocess.Popen([sys.executable, DEMO, *arguments], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
         self.output = ""
 
@@ -83,21 +98,24 @@ class Demo:
         return self.process.returncode, self.output, err
 
     def children(self):
-        """Names of the living processes of this run, but for the demo itself."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            if int(pid) == self.process.pid:
-                continue
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    mine = self.token.encode() in file.read().split(b"\0")
-                with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
-                    name = file.read().strip()
-            except OSError:
-                continue
-            if mine:
-                found.append(name)
-        return sorted(found)
+        """Names of the demo's children; remembers who they are."""
+        for (pid, start), (name, parent, _) in processes().items():
+            if parent == self.process.pid:
+                self.started[pid, start] = name
+        return sorted(self.started.values())
+
+    def wait_for_children(self, names, seconds=20):
+        """Waits until these children are there."""
+        deadline = time.monotonic() + seconds
+        while self.children() != names:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.children()} rather than {names}")
+            time.sleep(0.02)
+
+    def left(self):
+        """Names of those children that are still alive."""
+        living = processes()
+        return [name for key, name in self.started.items() if key in living and living[key][2] != "Z"]
 
     def close(self):
         if self.process.poll() is None:
@@ -115,10 +133,11 @@ class DemoTest(unittest.TestCase):
         return demo
 
     def assert_gone(self, demo, seconds=0.0):
+        self.assertTrue(demo.started)
         deadline = time.monotonic() + seconds
-        while demo.children() and time.monotonic() < deadline:
+        while demo.left() and time.monotonic() < deadline:
             time.sleep(0.1)
-        self.assertEqual(demo.children(), [])
+        self.assertEqual(demo.left(), [])
 
     def test_account(self):
         """A run of 20 s with the usual port taken ends with every line of the account."""
@@ -131,7 +150,7 @@ class DemoTest(unittest.TestCase):
                 pass  # somebody else has it, which is as good
             demo = self.start("--for", "20")
             demo.read_until(r"  fill ")
-            self.assertEqual(demo.children(), ["prometheus", "redis-server"])
+            demo.wait_for_children(BOTH)
             status, out, err = demo.finish()
         self.assertEqual((status, err), (0, ""), out)
         lines = out.splitlines()
@@ -152,7 +171,7 @@ class DemoTest(unittest.TestCase):
     def test_keep_until_interrupt(self):
         demo = self.start("--for", "5", "--keep")
         demo.read_until("A light load goes on")
-        self.assertEqual(demo.children(), ["prometheus", "redis-server"])
+        demo.wait_for_children(BOTH)
         demo.process.send_signal(signal.SIGINT)
         status, out, err = demo.finish(20)
         self.assertEqual((status, err), (0, ""))
@@ -160,22 +179,27 @@ class DemoTest(unittest.TestCase):
         self.assert_gone(demo)
         self.assertEqual(os.listdir(demo.temporary.name), [])
 
-    def test_terminate_and_hang_up(self):
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            with self.subTest(signal=number.name):
-                demo = self.start("--for", "60")
-                demo.read_until(r"  fill ")
-                self.assertEqual(demo.children(), ["prometheus", "redis-server"])
-                demo.process.send_signal(number)
-                status, _, err = demo.finish(20)
-                self.assertEqual((status, err), (128 + number, ""))
-                self.assert_gone(demo)
+    def test_terminate(self):
+        demo = self.start("--for", "60")
+        demo.read_until(r"  fill ")
+        demo.wait_for_children(BOTH)
+        demo.process.terminate()
+        status, _, err = demo.finish(20)
+        self.assertEqual((status, err), (128 + signal.SIGTERM, ""))
+        self.assert_gone(demo)
+
+    def test_hang_up_while_starting(self):
+        demo = self.start("--for", "60")
+        demo.wait_for_children(BOTH)
+        demo.process.send_signal(signal.SIGHUP)
+        status, _, err = demo.finish(20)
+        self.assertEqual((status, err), (128 + signal.SIGHUP, ""))
+        self.assert_gone(demo)
 
     def test_killed(self):
         """Even SIGKILL leaves no process."""
         demo = self.start("--for", "60")
-        demo.read_until(r"  fill ")
-        self.assertEqual(demo.children(), ["prometheus", "redis-server"])
+        demo.wait_for_children(BOTH)
         demo.process.kill()
         demo.finish(20)
         self.assert_gone(demo, seconds=5)
@@ -183,23 +207,19 @@ class DemoTest(unittest.TestCase):
     def test_nobody_reads(self):
         """`./run demo | head -1` ends, too."""
         demo = self.start("--for", "60")
-        demo.read_until(r"Prometheus runs")
+        demo.read_until(r"^Starting")
         demo.process.stdout.close()
-        self.assertEqual(demo.process.wait(20), 128 + signal.SIGPIPE)
+        demo.wait_for_children(BOTH)
+        self.assertEqual(demo.process.wait(30), 128 + signal.SIGPIPE)
         self.assertEqual(demo.process.stderr.read(), "")
         self.assert_gone(demo)
 
     def test_redis_dies(self):
         demo = self.start("--for", "60")
         demo.read_until(r"  fill ")
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-                    name, parent = re.match(r"\d+ \((.*)\) \S (\d+)", file.read()).groups()
-            except OSError:
-                continue
-            if int(parent) == demo.process.pid and name == "redis-server":
-                os.kill(int(pid), signal.SIGKILL)
+        demo.children()
+        (pid, _), = [key for key, name in demo.started.items() if name == "redis-server"]
+        os.kill(pid, signal.SIGKILL)
         status, _, err = demo.finish(20)
         self.assertEqual(status, 1)
         self.assertRegex(err, r"^demo: redis-server ended with status -9: .*\n$")
@@ -210,19 +230,27 @@ class DemoTest(unittest.TestCase):
             ({"PATH": "/nonexistent"}, library, "demo: redis-server is missing: apt-get install redis-server\n"),
             ({}, "/nonexistent.so", "demo: /nonexistent.so is not built: ./run build telemetry\n"),
         ]
+        only_redis = tempfile.TemporaryDirectory()
+        self.addCleanup(only_redis.cleanup)
+        os.symlink(shutil.which("redis-server"), os.path.join(only_redis.name, "redis-server"))
+        cases.append(({"PATH": only_redis.name}, library, "demo: prometheus is missing: apt-get install prometheus\n"))
         for environment, path, message in cases:
             with self.subTest(message=message):
                 demo = Demo("--library", path, environment=environment)
                 self.addCleanup(demo.close)
                 self.assertEqual(demo.finish(20), (1, "", message))
 
-    def test_prometheus_missing(self):
-        """Redis runs already when Prometheus turns out to be missing: it goes, too."""
+    def test_prometheus_fails(self):
+        """Redis runs already when Prometheus fails: it goes, too, and the reason is told."""
         with tempfile.TemporaryDirectory() as folder:
-            os.symlink("/usr/bin/redis-server", os.path.join(folder, "redis-server"))
-            demo = self.start(environment={"PATH": folder})
+            failing = os.path.join(folder, "prometheus")
+            with open(failing, "w", encoding="ascii") as file:
+                file.write("#!/bin/sh\nsleep 1\necho no space left >&2\nexit 3\n")
+            os.chmod(failing, 0o755)
+            demo = self.start(environment={"PATH": f"{folder}:{os.environ['PATH']}"})
+            demo.wait_for_children(BOTH)
             status, _, err = demo.finish(30)
-        self.assertEqual((status, err), (1, "demo: prometheus is missing: apt-get install prometheus\n"))
+        self.assertEqual((status, err), (1, "demo: prometheus ended with status 3: no space left\n"))
         self.assert_gone(demo)
 
 

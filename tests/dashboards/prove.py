@@ -23,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "dashboards", "demo"))
 
 from processes import DemoError, Processes, http_get  # noqa: E402
-from servers import LIBRARY, RULES, Prometheus, Redis, require  # noqa: E402
+from servers import LIBRARY, RULES, Prometheus, Redis, check_installed, require  # noqa: E402
 from workload import MIB, Workload  # noqa: E402
 
 DASHBOARD = os.path.join(ROOT, "dashboards", "generated", "hakmem-fragmentation.json")
@@ -177,6 +177,7 @@ def check_rules(prometheus, findings):
 
 
 def prove(options, folder, processes, findings):
+    check_installed(options.library)
     redis = Redis(processes, folder, options.library, metrics_port=0, port=0)
     prometheus = Prometheus(processes, folder, redis.metrics_port, port=0)
     start = time.time() + 2
