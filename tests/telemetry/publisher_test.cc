@@ -1,0 +1,243 @@
+// The publisher's figures for heaps whose every byte is known.
+#include "telemetry/publisher.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "allocator/metrics/counters.h"
+#include "telemetry/page_writer.h"
+#include "telemetry/snapshot.h"
+#include "tests/telemetry/fake_heap.h"
+#include "tests/telemetry/in_child.h"
+
+namespace hakmem::telemetry {
+namespace {
+
+using metrics::BytesKind;
+using metrics::Fragmentation;
+using metrics::Metric;
+using metrics::Part;
+using metrics::SlabState;
+
+constexpr size_t kSuperslabBytes = 2 << 20;
+constexpr size_t kUnitBytes = 64 << 10;
+constexpr uint32_t kClass = 63;  // objects of 1,024 bytes
+constexpr uint32_t kCapacity = 64;
+constexpr double kUnit = kUnitBytes;
+
+Snapshot publish_and_read(Depth depth) {
+  publish(metrics::heap_view, page(), depth);
+  Snapshot snapshot;
+  EXPECT_TRUE(read_snapshot(page(), current_page_bytes(), &snapshot).good());
+  return snapshot;
+}
+
+double part(const Snapshot& snapshot, Part part) {
+  return snapshot.gauge(Metric::kResidentBytes, static_cast<uint32_t>(part));
+}
+
+metrics::SlabView slab(const Mapping& superslab, uint32_t unit, SlabState state, uint32_t carved, uint32_t used) {
+  return {superslab.address() + unit * kUnitBytes, kUnitBytes, kClass, state, 1024, kCapacity, carved, used, 0};
+}
+
+// One superslab with a full, a half-full and an empty slab, a large allocation
+// of 100,000 bytes in two units, one dirty free unit, and clean free ones.
+class KnownHeap {
+ public:
+  KnownHeap() : superslab_(kSuperslabBytes, 6 * kUnitBytes) {
+    uint32_t in_use = 0b11111;
+    fake_heap.superslabs = {
+        {superslab_.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~in_use, 0b100000, kUnitBytes}};
+    fake_heap.slabs[superslab_.address()] = {
+        slab(superslab_, 0, SlabState::Current, 64, 64),
+        slab(superslab_, 1, SlabState::Available, 64, 32),
+        slab(superslab_, 2, SlabState::Pooled, 64, 0),
+        {superslab_.address() + 3 * kUnitBytes, 2 * kUnitBytes, metrics::kLargeClass, SlabState::Large, 2 * kUnitBytes,
+         1, 1, 1, 100'000}};
+    fake_heap.reservations = {{superslab_.address(), kSuperslabBytes}};
+    metrics::ThreadCacheView cache{};
+    cache.listed[kClass] = 10;
+    fake_heap.threads = {cache};
+  }
+
+ private:
+  Mapping superslab_;
+};
+
+TEST(Publisher, TellsOfEachSizeClass) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    KnownHeap heap;
+    // Requests of 896 bytes each are served by objects of 1,024.
+    metrics::count<Metric::kRequestsObserved>(0, kClass, uint64_t{1000});
+    metrics::count<Metric::kRequestedBytesObserved>(0, kClass, uint64_t{896'000});
+    Snapshot snapshot = publish_and_read(Depth::Heap);
+
+    constexpr uint32_t kStates = metrics::kCountOf<SlabState>;
+    EXPECT_EQ(snapshot.gauge(Metric::kSlabs, kClass * kStates + static_cast<uint32_t>(SlabState::Current)), 1);
+    EXPECT_EQ(snapshot.gauge(Metric::kSlabs, kClass * kStates + static_cast<uint32_t>(SlabState::Pooled)), 1);
+    EXPECT_EQ(snapshot.gauge(Metric::kSlabBytes, kClass), 3 * kUnit);
+    EXPECT_EQ(snapshot.gauge(Metric::kSlabOccupancy, kClass), 0.5);
+    EXPECT_EQ(snapshot.gauge(Metric::kLiveObjects, kClass), 86) << "96 handed out, 10 of them in a thread cache";
+    EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, kClass), 86 * 1024);
+    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, kClass * 2), 86 * 128);
+    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, kClass * 2 + 1), 96 * 1024);
+    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationRatio, kClass * 2 + 1), 0.5);
+    EXPECT_EQ(snapshot.gauge(Metric::kThreadCacheBytes, 0), 10 * 1024);
+    EXPECT_EQ(snapshot.gauge(Metric::kThreads, 0), 1);
+    EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, metrics::kLargeClass), 2 * kUnit);
+    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, metrics::kLargeClass * 2), 2 * kUnit - 100'000);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, TellsOfSuperslabs) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    KnownHeap heap;
+    Snapshot snapshot = publish_and_read(Depth::Heap);
+    EXPECT_EQ(snapshot.gauge(Metric::kSuperslabs, static_cast<uint32_t>(metrics::SuperslabState::Active)), 1);
+    EXPECT_EQ(snapshot.gauge(Metric::kSuperslabBytes, static_cast<uint32_t>(BytesKind::Reserved)), kSuperslabBytes);
+    EXPECT_EQ(snapshot.gauge(Metric::kSuperslabBytes, static_cast<uint32_t>(BytesKind::Committed)), 6 * kUnit);
+    EXPECT_EQ(snapshot.gauge(Metric::kSuperslabBytes, static_cast<uint32_t>(BytesKind::InUse)), 5 * kUnit);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, GivesEachResidentByteOfTheHeapToOnePart) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    KnownHeap heap;
+    Mapping metadata(1 << 20, 12 << 10);
+    fake_heap.metadata = {{metadata.address(), metadata.bytes()}};
+    Mapping live(8 << 20, 5 << 20);
+    Mapping retained(4 << 20, 1 << 20);
+    fake_heap.huge = {{{live.address(), live.bytes()}, 6 << 20}, {{retained.address(), retained.bytes()}, 0}};
+    Snapshot snapshot = publish_and_read(Depth::Heap);
+
+    EXPECT_EQ(part(snapshot, Part::ThreadCache), 10 * 1024);
+    EXPECT_EQ(part(snapshot, Part::SlabFree), 2 * kUnit - 96 * 1024);
+    EXPECT_EQ(part(snapshot, Part::EmptySlab), kUnit);
+    EXPECT_EQ(part(snapshot, Part::Live), 86 * 1024 + 100'000 + (5 << 20)) << "huge: touched less than asked for";
+    EXPECT_EQ(part(snapshot, Part::InternalFragmentation), 2 * kUnit - 100'000);
+    EXPECT_EQ(part(snapshot, Part::Retained), kUnit + (1 << 20));
+    EXPECT_EQ(part(snapshot, Part::Metadata), 12 << 10);
+    double heap_resident = 6 * kUnit + (6 << 20) + (12 << 10);
+    EXPECT_EQ(snapshot.gauge(Metric::kHeapResidentBytes, 0), heap_resident + part(snapshot, Part::Telemetry));
+    EXPECT_EQ(snapshot.gauge(Metric::kFragmentationBytes, static_cast<uint32_t>(Fragmentation::External)),
+              part(snapshot, Part::SlabFree) + part(snapshot, Part::EmptySlab) + part(snapshot, Part::Retained));
+    EXPECT_EQ(snapshot.gauge(Metric::kHugeLive, 0), 1);
+    EXPECT_EQ(snapshot.gauge(Metric::kHugeLiveBytes, 0), 8 << 20);
+    EXPECT_TRUE(std::isnan(part(snapshot, Part::Outside))) << "not asked for, so not shown";
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, PagesTheProgramNeverTouchedAreNotResident) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    Mapping superslab(kSuperslabBytes, 0);
+    superslab.touch(0, 3 * 4096);
+    fake_heap.superslabs = {
+        {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~1u, 0, kUnitBytes}};
+    fake_heap.slabs[superslab.address()] = {slab(superslab, 0, SlabState::Current, 64, 64)};
+    Snapshot snapshot = publish_and_read(Depth::Heap);
+    EXPECT_EQ(part(snapshot, Part::Live), 3 * 4096);
+    EXPECT_EQ(part(snapshot, Part::SlabFree), 0);
+    EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, kClass), 64 * 1024) << "what the program holds all the same";
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+constexpr double kTolerance = 2 << 20;
+
+TEST(Publisher, ThePartsAddUpToTheProcess) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    KnownHeap heap;
+    Mapping outside(64 << 20, 40 << 20);
+    Snapshot snapshot = publish_and_read(Depth::Process);
+    EXPECT_NEAR(snapshot.gauge(Metric::kResidentUnexplained, 0), 0, kTolerance);
+    EXPECT_GT(part(snapshot, Part::Outside), 40 << 20);
+    EXPECT_LT(part(snapshot, Part::Outside), 60 << 20);
+    double sum = snapshot.gauge(Metric::kResidentUnexplained, 0);
+    for (uint32_t i = 0; i < metrics::kCountOf<Part>; ++i) sum += part(snapshot, static_cast<Part>(i));
+    EXPECT_EQ(sum, snapshot.gauge(Metric::kProcessResidentBytes, 0));
+    EXPECT_NEAR(snapshot.gauge(Metric::kProcessResidentBytes, 0), static_cast<double>(process_resident_bytes_exact()),
+                kTolerance);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+// The account must not explain what it does not know: 50 MiB of the
+// allocator's, which no superslab, mapping or metadata of its view mentions.
+TEST(Publisher, FiftyMebibytesHiddenFromTheAccountAreUnexplained) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    KnownHeap heap;
+    Mapping hidden(64 << 20, 50 << 20);
+    fake_heap.reservations.push_back({hidden.address(), hidden.bytes()});
+    Snapshot snapshot = publish_and_read(Depth::Process);
+    EXPECT_NEAR(snapshot.gauge(Metric::kResidentUnexplained, 0), 50 << 20, kTolerance);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+#endif
+
+TEST(Publisher, ManySuperslabsAreSampledAndScaled) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    constexpr size_t kCount = 5000;  // of which every second is asked
+    Mapping superslab(kSuperslabBytes, kSuperslabBytes);
+    fake_heap.superslabs.assign(
+        kCount, {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Empty, ~0u, ~0u, kUnitBytes});
+    Snapshot snapshot = publish_and_read(Depth::Heap);
+    EXPECT_EQ(part(snapshot, Part::Retained), static_cast<double>(kCount) * kSuperslabBytes);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, FiguresThatCannotBeAreClamped) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    Mapping superslab(kSuperslabBytes, kUnitBytes);
+    fake_heap.superslabs = {
+        {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~1u, 0, kUnitBytes}};
+    // Read while their owners changed them: more used than carved, more cached than used.
+    fake_heap.slabs[superslab.address()] = {slab(superslab, 0, SlabState::Current, 10, 40)};
+    metrics::ThreadCacheView cache{};
+    cache.listed[kClass] = 1'000'000;
+    fake_heap.threads = {cache};
+    metrics::count<Metric::kRequestsObserved>(0, kClass, uint64_t{1});
+    metrics::count<Metric::kRequestedBytesObserved>(0, kClass, uint64_t{1} << 40);
+    Snapshot snapshot = publish_and_read(Depth::Heap);
+    for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
+      const metrics::MetricShape& shape = metrics::kShapes[i];
+      if (shape.storage != metrics::Storage::Publish || shape.kind != metrics::Kind::Gauge) continue;
+      for (uint32_t slot = 0; slot < shape.slots(); ++slot) {
+        double value = snapshot.gauge(static_cast<Metric>(i), slot);
+        EXPECT_FALSE(value < 0) << metrics::kTexts[i].name << " " << value;
+      }
+    }
+    EXPECT_EQ(snapshot.gauge(Metric::kLiveObjects, kClass), 0);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, LocksAreCopied) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    fake_heap.locks[static_cast<size_t>(metrics::Lock::Huge)] = {11, 7, 3'000'000'000};
+    Snapshot snapshot = publish_and_read(Depth::Heap);
+    auto lock = static_cast<uint32_t>(metrics::Lock::Huge);
+    EXPECT_EQ(snapshot.counter(Metric::kLockAcquisitions, lock), 11u);
+    EXPECT_EQ(snapshot.counter(Metric::kLockWaits, lock), 7u);
+    EXPECT_EQ(snapshot.counter(Metric::kLockWaitTime, lock), 3'000'000'000u);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+}  // namespace
+}  // namespace hakmem::telemetry
