@@ -12,28 +12,49 @@ namespace {
 // that only frees keeps up with those that free into its slabs.
 constexpr uint32_t kSleepersToTidy = 2;
 
-// After collecting: brings an owned slab in no list to where it belongs.
+// Available slabs of a class that a thread keeps for itself while it does not
+// refill from them; what comes beyond is left to others. A thread that never
+// allocated from the class keeps none.
+constexpr uint32_t kKeptAvailable = 8;
+
+bool is_wanted_here(const ClassState& state) {
+  return state.current != nullptr && state.available_count < kKeptAvailable;
+}
+
+// After collecting: brings an owned slab in no list to where it belongs. The
+// caller may not own it any more afterwards.
 void place(ThreadCache* cache, Slab* slab) {
   ClassState& state = cache->classes[slab->size_class];
   if (slab->used == 0) return retire(cache, slab);
   uint32_t threshold = slab->shape().wake_threshold;
-  if (slab->listed() >= threshold) {
-    slab->state = SlabState::Available;
-    slab->set_countdown(slab->used);
-    state.available.push_front(slab);
-  } else {
+  if (slab->listed() < threshold) {
     slab->state = SlabState::Sleeping;
     uint32_t missing = threshold - slab->listed();
     slab->set_countdown(missing < slab->used ? missing : slab->used);
     state.sleeping.push_front(slab);
+  } else if (is_wanted_here(state) || !has_other_threads()) {
+    slab->state = SlabState::Available;
+    slab->set_countdown(slab->used);
+    state.available.push_front(slab);
+    ++state.available_count;
+  } else {
+    slab->set_countdown(kNoThreshold);
+    heap.pool.give(slab);
   }
 }
 
-// The slab is unowned and this thread has just made itself its owner.
-void settle_claim(ThreadCache* cache, Slab* slab) {
-  metrics::count<metrics::Metric::kSlabClaims>(cache->shard);
+// Takes an owned slab out of the list that place() put it into.
+void displace(ThreadCache* cache, Slab* slab) {
+  ClassState& state = cache->classes[slab->size_class];
+  if (slab->state == SlabState::Available) {
+    state.available.remove(slab);
+    --state.available_count;
+  } else {
+    state.sleeping.remove(slab);
+  }
+  settle_and_count(cache, slab);
   collect_remote(cache, slab);
-  place(cache, slab);
+  HAKMEM_ASSERT(slab->is_consistent());
 }
 
 void tidy_sleepers(ThreadCache* cache, uint32_t size_class) {
@@ -41,9 +62,7 @@ void tidy_sleepers(ThreadCache* cache, uint32_t size_class) {
   for (uint32_t i = 0; slab != nullptr && i < kSleepersToTidy; ++i) {
     Slab* next = slab->next;
     if (slab->remote.load(std::memory_order_relaxed) != 0) {
-      cache->classes[size_class].sleeping.remove(slab);
-      settle_and_count(cache, slab);
-      collect_remote(cache, slab);
+      displace(cache, slab);
       place(cache, slab);
     }
     slab = next;
@@ -75,7 +94,23 @@ HAKMEM_COLD void confirm_is_live(ThreadCache* cache, Slab* slab, Block* block) {
 bool try_claim(ThreadCache* cache, Slab* slab) {
   uintptr_t expected = owner::kUnowned;
   // Acquire pairs with the store in abandon(): the owner's fields are ours now.
-  return slab->owner.compare_exchange_strong(expected, cache->tag(), std::memory_order_acquire);
+  if (!slab->owner.compare_exchange_strong(expected, cache->tag(), std::memory_order_acquire)) return false;
+  metrics::count<metrics::Metric::kSlabClaims>(cache->shard);
+  collect_remote(cache, slab);
+  return true;
+}
+
+// The first free into a slab that this thread has just claimed.
+void free_claimed(ThreadCache* cache, Slab* slab, Block* block) {
+  uint32_t size_class = slab->size_class;
+  block->mark_free();
+  block->set_next(slab->free);
+  slab->free = block;
+  --slab->used;
+  cache->exact.count_free(size_class);
+  metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{1});
+  place(cache, slab);
+  tidy_sleepers(cache, size_class);
 }
 
 void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
@@ -88,14 +123,14 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
     pushed = RemoteList::pack(offset, RemoteList::count(old) + 1);
     // Release pairs with take_remote(); sequentially consistent with abandon().
   } while (!slab->remote.compare_exchange_weak(old, pushed, std::memory_order_seq_cst, std::memory_order_relaxed));
-  metrics::count<metrics::Metric::kRemoteFrees>(cache->shard);
 
   // From here on the slab may have been emptied, retired and used anew by
   // others. What follows is right for any slab in that state.
   uintptr_t now = slab->owner.load(std::memory_order_seq_cst);
-  if (now == owner::kUnowned && try_claim(cache, slab)) return settle_claim(cache, slab);
+  if (now == owner::kUnowned && try_claim(cache, slab)) return place(cache, slab);
   if (now == owner::kPooled && heap.pool.take_if_empty(slab)) {
     metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{slab->used});
+    metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{slab->used});
     slab->used = 0;
     slab->remote.store(0, std::memory_order_relaxed);
     retire(cache, slab);
@@ -113,12 +148,7 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
     cache->exact.count_free(slab->size_class);
     return free_sample(slab, block, cache->shard);
   }
-  if (owner_word == owner::kUnowned && try_claim(cache, slab)) {
-    uint32_t size_class = slab->size_class;
-    settle_claim(cache, slab);
-    free_owned(cache, slab, block);
-    return tidy_sleepers(cache, size_class);
-  }
+  if (owner_word == owner::kUnowned && try_claim(cache, slab)) return free_claimed(cache, slab, block);
   cache->exact.count_free(slab->size_class);
   push_remote(cache, slab, block);
 }
@@ -154,12 +184,11 @@ void free_suspect(Block* block, Slab* slab) {
 // The countdown of an owned slab that is available or sleeping has run out.
 void settle_slab(Slab* slab) {
   ThreadCache* cache = thread_state.cache;
-  settle_and_count(cache, slab);
-  if (slab->state == SlabState::Current) return slab->set_countdown(kNoThreshold);
-  ClassState& state = cache->classes[slab->size_class];
-  (slab->state == SlabState::Available ? state.available : state.sleeping).remove(slab);
-  collect_remote(cache, slab);
-  HAKMEM_ASSERT(slab->is_consistent());
+  if (slab->state == SlabState::Current) {
+    settle_and_count(cache, slab);
+    return slab->set_countdown(kNoThreshold);
+  }
+  displace(cache, slab);
   place(cache, slab);
 }
 

@@ -54,6 +54,9 @@ bool abandon(ThreadCache* cache, Slab* slab);
 // In the child of a fork, later: gives the slabs of the parent's other threads to the pool.
 void adopt_orphans(ThreadCache* cache);
 
+// Whether more than one thread has a cache now.
+bool has_other_threads();
+
 void call_transition_hook();
 
 }  // namespace hakmem

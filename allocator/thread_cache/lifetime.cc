@@ -21,6 +21,7 @@ namespace {
 constinit ThreadCache late_cache;
 constinit bool process_started HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit uint32_t caches_created HAKMEM_GUARDED_BY(registry_lock) = 0;
+constinit std::atomic<uint32_t> threads_running{0};  // written under registry_lock
 // Set in a forked child whose parent had other threads.
 constinit std::atomic<bool> orphans_pending{false};
 
@@ -55,6 +56,7 @@ void after_fork_in_child() {
     cache->use.store(ThreadCache::Use::kOrphan, std::memory_order_relaxed);
     orphans_pending.store(true, std::memory_order_relaxed);
   }
+  threads_running.store(thread_state.phase == ThreadPhase::kRunning ? 1 : 0, std::memory_order_relaxed);
   unlock_all();
 }
 
@@ -118,11 +120,13 @@ void end_thread(void*) {
       state.current = nullptr;
     }
     let_go_of_all(cache, state.available);
+    state.available_count = 0;
     let_go_of_all(cache, state.sleeping);
   }
   // Release: the next thread with this cache sees it as it was left.
   LockGuard guard(registry_lock);
   cache->use.store(ThreadCache::Use::kFree, std::memory_order_release);
+  threads_running.fetch_sub(1, std::memory_order_relaxed);
   errno = saved_errno;
 }
 
@@ -177,6 +181,7 @@ ThreadCache* start_thread() {
       free_key = random_secret() | 1;
     }
     cache = take_cache();
+    if (cache != nullptr) threads_running.fetch_add(1, std::memory_order_relaxed);
   }
   if (cache == nullptr) return nullptr;
   cache->random = RandomGenerator(random_secret());
@@ -220,6 +225,8 @@ void adopt_orphans(ThreadCache* cache) {
     orphan->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
   }
 }
+
+bool has_other_threads() { return threads_running.load(std::memory_order_relaxed) > 1; }
 
 void call_transition_hook() {
   if constexpr (kBuild.stats) {

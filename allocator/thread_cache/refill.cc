@@ -107,7 +107,10 @@ struct NextSlab {
 
 NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
   Slab* slab = state.available.pop_front();
-  if (slab == nullptr) slab = woken_sleeper(state);
+  if (slab != nullptr)
+    --state.available_count;
+  else
+    slab = woken_sleeper(state);
   if (slab == nullptr) {
     slab = heap.pool.take(size_class, cache->tag());
     if (slab != nullptr) metrics::count<metrics::Metric::kSlabAdoptions>(cache->shard);
@@ -187,6 +190,7 @@ Block* take_remote(ThreadCache* cache, Slab* slab, uint32_t& count) {
   count = RemoteList::count(word);
   if (count == 0) return nullptr;
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{count});
+  metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
   return reinterpret_cast<Block*>(slab->start + RemoteList::offset(word));
 }
 

@@ -28,9 +28,10 @@ constexpr ClassTable make_class_table() {
 struct ThreadCache;
 
 struct ClassState {
-  Slab* current = nullptr;    // the only slab that blocks of the list come from
-  SlabList available;         // owned, with free blocks
-  SlabList sleeping;          // owned, with too few of them
+  Slab* current = nullptr;  // the only slab that blocks of the list come from
+  SlabList available;       // owned, with free blocks
+  SlabList sleeping;        // owned, with too few of them
+  uint32_t available_count = 0;
   uint32_t until_sample = 0;  // objects handed out before the next sample (builds with statistics)
   uint32_t listed_bound = 0;  // objects handed to the list by the last refill
 };
