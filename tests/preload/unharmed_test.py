@@ -35,6 +35,25 @@ class UnharmedTest(harness.PreloadTest):
     def test_idle_program_seen_from_outside(self):
         self.assertEqual(self.look(False), self.look(True))
 
+    def test_dead_children_leave_no_pages(self):
+        """Stats pages of processes that ended without cleaning up do not gather."""
+        if "telemetry" not in harness.LIBRARY:
+            self.skipTest("only the telemetry library has stats pages")
+        pages = self.directory("pages")
+        script = """if True:
+            import os
+            for i in range(40):
+                child = os.fork()
+                if child == 0:
+                    x = [str(i) for i in range(100000)]
+                    if i % 2: os.kill(os.getpid(), 9)
+                    os._exit(0)
+                os.waitpid(child, 0)
+            """
+        status, output, errors = harness.run(["/usr/bin/python3", "-c", script], True, variables={"HAKMEM_PAGES": pages})
+        self.assertEqual((0, b"", b""), (status, output, errors))
+        self.assertLessEqual(len(os.listdir(pages)), 4)
+
     def test_small_programs(self):
         data = b"".join(b"%d line %d\n" % (i * 7919 % 1000, i) for i in range(20000))
         for command in (["true"], ["false"], ["echo", "hello"], ["ls", "-l", "/etc"], ["sort", "-n"], ["uniq", "-c"],

@@ -138,9 +138,9 @@ void calloc_of_dirty_memory() {
   static const size_t kSizes[] = {1,     8,      16,      24,     40,      64,      100,     128,     200,
                                   500,   1000,   2000,    4096,   5000,    9000,    16384,   32768,   40000,
                                   65536, 100000, 1 << 18, 400000, 1 << 20, 3 << 20, 9 << 20, 40 << 20};
-  for (int round = 0; round < 3; ++round) {
+  for (int round = 0; round < 2; ++round) {
     for (size_t size : kSizes) {
-      size_t count = size > kMiB ? 3 : 48;
+      size_t count = size > 256 * kKiB ? 3 : 48;
       dirty(size, count);
       void* blocks[48];
       for (size_t i = 0; i < count; ++i) {
@@ -159,7 +159,7 @@ void calloc_of_dirty_memory() {
   }
   // Dirty under another size: what one class wrote, another one gets zeroed.
   for (size_t size : kSizes) {
-    dirty(size, size > kMiB ? 3 : 64);
+    dirty(size, size > 256 * kKiB ? 3 : 64);
     for (size_t other : kSizes) {
       if (other > 4 * kMiB) continue;
       void* block = calloc(other, 1);
