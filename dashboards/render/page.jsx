@@ -14,7 +14,7 @@ const theme = createTheme({ colors: { mode: 'dark' } });
 const kColumns = 24;
 const kCell = 38;
 const kGap = 8;
-const kWidth = 1600;
+const kWidth = 1440;
 const timeRange = { from: dateTime(start * 1000), to: dateTime(end * 1000), raw: { from: 'now-1m', to: 'now' } };
 
 const columnWidth = (kWidth - kGap) / kColumns;
@@ -73,6 +73,8 @@ function configure(panel, field, frame, seriesIndex) {
 function Stat({ panel, width, height }) {
   const [time, field] = framesOf(panel)[0].fields;
   const last = field.values[field.values.length - 1];
+  const [min, max] = [Math.min(...field.values), Math.max(...field.values)];
+  field.state.range = { min, max, delta: max - min };
   const shown = field.display(last);
   return (
     <BigValue
@@ -157,6 +159,9 @@ function Page() {
     <ThemeContext.Provider value={theme}>
       <GlobalStyles />
       <div style={{ position: 'absolute', top: 10, left: 14, fontSize: 20, fontWeight: 500 }}>{dashboard.title}</div>
+      <div style={{ position: 'absolute', top: 16, right: 14, color: theme.colors.text.secondary }}>
+        a run of ./run demo, rendered with @grafana/ui
+      </div>
       <div style={{ position: 'absolute', top: 48, left: 0 }}>
         {placed().map(({ panel, top }) => <Panel key={panel.id} panel={panel} top={top} />)}
       </div>

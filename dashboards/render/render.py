@@ -23,8 +23,8 @@ from processes import http_get  # noqa: E402
 
 DASHBOARD = os.path.join(ROOT, "dashboards", "generated", "hakmem-fragmentation.json")
 PICTURE = os.path.join(ROOT, "docs", "images", "fragmentation.png")
-WIDTH = 1600
-CELL = 38
+WIDTH = 1440
+CELL = 38     # Grafana's 30 pixels of a cell and 8 between two
 HEADER = 64
 
 

@@ -133,6 +133,14 @@ def check_panels(prometheus, dashboard, start, end, findings):
         print(f"panels: {checked} expressions asked with {variables}", flush=True)
 
 
+def check_the_check(prometheus, start, end, findings):
+    """A query without data, one that is not finite and one that is not PromQL must be found."""
+    for broken in ('sum(hakmem_no_such_family{job=~".+"})', 'sum(hakmem_threads{job=~".+"}) / 0',
+                   'sum(hakmem_threads{job=~".+"'):
+        if check_target(prometheus, broken, start, end) is None:
+            findings.add(f"this test would not notice: {broken}")
+
+
 def check_coverage(dashboard, exported, findings):
     """Every exported family is on a panel or in a rule, and the other way round."""
     text = " ".join(target["expr"] for panel in panels_of(dashboard) for target in panel["targets"])
@@ -186,6 +194,7 @@ def prove(options, folder, processes, findings):
     with open(DASHBOARD, encoding="utf-8") as file:
         dashboard = json.load(file)
     check_panels(prometheus, dashboard, start, end, findings)
+    check_the_check(prometheus, start, end, findings)
     scrape = redis.scrape()
     check_coverage(dashboard, set(scrape.types), findings)
     check_counters(scrape, findings)
