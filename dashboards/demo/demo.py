@@ -164,14 +164,23 @@ def parse_arguments():
     return options
 
 
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def stop(number, _):
+    """The first signal ends the demo; a second one must not leave half of its processes behind."""
+    ignore_signals()
+    raise Stopped(number)
+
+
+def ignore_signals():
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def main():
     options = parse_arguments()
-
-    def stop(number, _):
-        raise Stopped(number)
-
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in handled:
+    for number in HANDLED:
         signal.signal(number, stop)
     status = 0
     with tempfile.TemporaryDirectory(prefix="hakmem-demo-") as folder:
@@ -181,12 +190,11 @@ def main():
         except Stopped as stopped:
             status = 0 if options.keep and stopped.number == signal.SIGINT else 128 + stopped.number
         except (DemoError, OSError) as error:
+            ignore_signals()
             status = 1
             print(f"demo: {processes.cause_of(error)}", file=sys.stderr)
         finally:
-            # A second Ctrl-C must not leave half of the processes behind.
-            for number in handled:
-                signal.signal(number, signal.SIG_IGN)
+            ignore_signals()
             processes.stop_all()
     if status > 128 or options.keep and status == 0:
         try:

@@ -86,7 +86,7 @@ def main():
         with open(page, "w", encoding="utf-8") as file:
             file.write("<!doctype html><meta charset=utf-8><link rel=stylesheet href=page.css><body style='margin:0'><div id=root></div>"
                        f"<script>window.HAKMEM_PICTURE = {json.dumps(data)};</script><script src=page.js></script>")
-        subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-lcd-text",
                         f"--user-data-dir={folder}/profile", f"--window-size={WIDTH},{height_of(dashboard)}",
                         "--virtual-time-budget=8000", f"--screenshot={options.output}", f"file://{page}"],
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -21,6 +21,7 @@ export const strip: PanelSpec[] = [
   },
   {
     ...kStat,
+    width: 4,
     title: 'External fragmentation',
     about: 'Share of the heap that is resident and free, in the worst of the selected processes.',
     unit: 'percentunit',
@@ -30,6 +31,7 @@ export const strip: PanelSpec[] = [
   },
   {
     ...kStat,
+    width: 4,
     title: 'Internal fragmentation',
     about: 'Share of the allocated bytes that nobody asked for, in the worst of the selected processes.',
     unit: 'percentunit',
@@ -55,6 +57,7 @@ export const strip: PanelSpec[] = [
   },
   {
     ...kStat,
+    width: 2,
     title: 'Unexplained',
     about: 'Resident memory that no part explains; more than a few percent means that the account is wrong.',
     unit: 'bytes',
@@ -62,6 +65,7 @@ export const strip: PanelSpec[] = [
   },
   {
     ...kStat,
+    width: 2,
     title: 'Threads',
     about: 'Threads that allocate.',
     unit: 'none',
