@@ -47,8 +47,9 @@ without one at most once a second and for at most 1 % of the time.
 ## Reading the figures
 
 **Labels.** `size_class` is the size of one object in bytes, `large` (a run of units in a superslab) or `huge` (a
-mapping of its own). Only classes in use have rows, at most 24 by weight; the rest is summed as `other`. A class that
-was shown stays shown, and what it counted before stays in `other`, so neither ever falls. `hakmem-exporter` shows at
+mapping of its own). Only classes in use have rows, at most 24 by weight; the rest is summed as `other`. Twelve rows
+go to the heaviest classes of the first scrape, the others to classes that come to hold a MiB and 1 % of the heap. A
+class that was shown stays shown, and what it counted before stays in `other`, so neither ever falls. `hakmem-exporter` shows at
 most 60 series a process, with classes summed as `all`; `/metrics?pid=N` shows process N in full. Counters of
 processes that ended stay, summed by program, under `pid="ended"`. An embedded endpoint shows its own process without
 those labels, and processes that descend from it with them.

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <memory>
 
 #include "telemetry/system.h"
@@ -25,6 +26,17 @@ using Directory = std::unique_ptr<DIR, DirectoryCloser>;
 std::string file_name(const Identity& identity) {
   return telemetry::kPagePrefix + std::to_string(identity.pid_namespace) + "." + std::to_string(identity.pid) + "." +
          std::to_string(identity.start_time);
+}
+
+// What a file's name says of its process; false for a name no page has.
+bool parse_name(const std::string& name, Identity* identity) {
+  const char* text = name.c_str() + strlen(telemetry::kPagePrefix);
+  identity->pid_namespace = telemetry::parse_decimal(&text);
+  if (*text++ != '.') return false;
+  identity->pid = static_cast<uint32_t>(telemetry::parse_decimal(&text));
+  if (*text++ != '.') return false;
+  identity->start_time = telemetry::parse_decimal(&text);
+  return *text == '\0' && file_name(*identity) == name;
 }
 
 }  // namespace
@@ -71,6 +83,11 @@ void PageDirectory::visit_file(int directory, const std::string& name) {
     if (read(known->second, name)) fold(known->second);
     pages_.erase(known);
   }
+  Identity identity{};
+  if (!parse_name(name, &identity) || !filter_(identity)) {
+    left_out_[name] = status.st_ino;
+    return;
+  }
   if (pages_.size() >= kMaxPages) return;
   int fd = telemetry::open_page(path_ + "/" + name);
   if (fd < 0) {
@@ -94,10 +111,6 @@ bool PageDirectory::read(Page& page, const std::string& name) {
     page.good = false;
     return false;
   }
-  if (!page.good && !filter_(page.snapshot.identity)) {
-    left_out_[name] = page.inode;
-    return false;
-  }
   page.good = true;
   page.rows.update(page.snapshot);
   return true;
@@ -112,8 +125,7 @@ bool PageDirectory::is_gone(const Identity& identity) const {
   // The pids of another namespace mean nothing here; its pages go with their container.
   if (identity.pid_namespace != own_namespace_) return false;
   telemetry::ProcessStat stat{};
-  return !telemetry::read_process_stat(identity.pid, &stat) || stat.start_time != identity.start_time ||
-         stat.is_zombie;
+  return !telemetry::read_process_stat(identity.pid, &stat) || stat.start_time != identity.start_time || stat.is_zombie;
 }
 
 std::string find_page(const std::string& path, uint32_t pid) {

@@ -32,7 +32,8 @@ struct Page {
 
 class PageDirectory {
  public:
-  // Which pages to show; asked once for each page, with its first snapshot.
+  // Which pages to show; asked once for each page, with what its name says:
+  // pid, start time and namespace.
   using Filter = std::function<bool(const telemetry::Identity&)>;
 
   explicit PageDirectory(

@@ -26,6 +26,14 @@ double weight(const telemetry::Snapshot& snapshot, uint32_t size_class) {
   return bytes + static_cast<double>(refill_objects(snapshot, size_class)) * block / 1024;
 }
 
+// Rows given to whoever is there; the others are for classes that hold this
+// much and this share of the heap.
+constexpr size_t kFirstRows = 12;
+constexpr double kHeavyBytes = 1 << 20;
+constexpr double kHeavyShare = 0.01;
+
+bool is_slab_class(uint32_t size_class) { return size_class < metrics::kSlabClassCount; }
+
 bool in_use(const telemetry::Snapshot& snapshot, uint32_t size_class) {
   return weight(snapshot, size_class) > 0 || snapshot.counter(Metric::kCollectedObjects, size_class) != 0 ||
          snapshot.counter(Metric::kRequestsObserved, size_class) != 0;
@@ -35,12 +43,18 @@ bool in_use(const telemetry::Snapshot& snapshot, uint32_t size_class) {
 
 void SizeClassRows::update(const telemetry::Snapshot& snapshot) {
   std::vector<uint32_t> candidates;
-  for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
+  double total = 0;
+  for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class) {
+    total += weight(snapshot, size_class);
     if (!is_shown_[size_class] && in_use(snapshot, size_class)) candidates.push_back(size_class);
-  std::sort(candidates.begin(), candidates.end(),
-            [&](uint32_t a, uint32_t b) { return weight(snapshot, a) > weight(snapshot, b); });
+  }
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [&](uint32_t a, uint32_t b) { return weight(snapshot, a) > weight(snapshot, b); });
   for (uint32_t size_class : candidates) {
-    if (shown_.size() < kMaxSizeClassRows) {
+    double own = weight(snapshot, size_class);
+    auto slab_rows = static_cast<size_t>(std::count_if(shown_.begin(), shown_.end(), is_slab_class));
+    bool is_heavy = own >= kHeavyBytes && own >= total * kHeavyShare;
+    if (!is_slab_class(size_class) || slab_rows < kFirstRows || (is_heavy && slab_rows < kMaxSlabClassRows)) {
       show(size_class, snapshot);
     } else {
       was_other_[size_class] = has_other_ = true;

@@ -1,5 +1,7 @@
 // Which size classes of a process have rows of their own: those in use, at most
-// 24 by weight; the rest is summed as size_class="other".
+// 24 by weight; the rest is summed as size_class="other". Half of the rows are
+// kept for classes that grow heavy later: a service touches most classes when it
+// starts. Large and huge have rows whenever they are in use.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +12,7 @@
 namespace hakmem::exporter {
 
 inline constexpr size_t kMaxSizeClassRows = 24;
+inline constexpr size_t kMaxSlabClassRows = kMaxSizeClassRows - 2;
 
 // Kept per process from scrape to scrape: a class that was shown stays shown,
 // and what it counted while it was part of "other" stays there, so that neither

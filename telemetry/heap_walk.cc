@@ -113,7 +113,7 @@ void visit_huge(void* context, const metrics::HugeView& huge) {
 
 void visit_thread(void* context, const metrics::ThreadCacheView& cache) {
   auto& walk = *static_cast<Walk*>(context);
-  ++walk.totals->threads;
+  if (cache.is_thread) ++walk.totals->threads;
   for (uint32_t size_class = 0; size_class < metrics::kSlabClassCount; ++size_class)
     walk.totals->classes[size_class].listed_objects += cache.listed[size_class];
 }

@@ -12,6 +12,7 @@
 #include "allocator/base/message.h"
 #include "allocator/metrics/counters.h"
 #include "allocator/metrics/heap_view.h"
+#include "telemetry/page_sweep.h"
 #include "telemetry/system.h"
 
 #ifndef HAKMEM_VERSION
@@ -24,6 +25,9 @@ namespace {
 using metrics::kShardSlots;
 
 constexpr uint64_t kBusyRefillBytes = 1 << 20;
+constexpr uint64_t kLargeDirectory = uint64_t{1} << 30;
+// One of so many new pages looks after those of ended processes.
+constexpr uint64_t kSweepInterval = 16;
 // Mappings of a page that grew stay, as a thread may still be adding to one.
 constexpr size_t kMaxMappings = 6;
 
@@ -56,45 +60,25 @@ const char* reason(int error) {
   }
 }
 
-// Bytes that the stats pages in a directory take up together.
-uint64_t bytes_of_pages(int directory) {
-  alignas(8) char entries[2048];
-  uint64_t bytes = 0;
-  for (;;) {
-    long length = syscall(SYS_getdents64, directory, entries, sizeof entries);
-    if (length <= 0) return bytes;
-    for (long offset = 0; offset < length;) {
-      const char* entry = entries + offset;
-      uint16_t entry_bytes;
-      memcpy(&entry_bytes, entry + 16, sizeof entry_bytes);
-      const char* name = entry + 19;  // struct linux_dirent64: d_ino, d_off, d_reclen, d_type, d_name
-      struct stat status;
-      if (strncmp(name, kPagePrefix, strlen(kPagePrefix)) == 0 && raw_fstatat(directory, name, &status) == 0)
-        bytes += static_cast<uint64_t>(status.st_blocks) * 512;
-      offset += entry_bytes;
-    }
-  }
-}
-
-// Pages may hold 5 % of a directory and must leave 25 % of it: in a container
-// /dev/shm is 64 MiB and belongs to its database.
-bool directory_has_room(const char* path, size_t wanted) {
+// Whether pages may take `wanted` more bytes of a directory: they may hold 5 %
+// of it and must leave 25 %. In a container /dev/shm is 64 MiB and belongs to
+// its database.
+bool directory_has_room(int directory, uint64_t own_namespace, size_t wanted) {
   struct statfs fs;
-  if (statfs(path, &fs) != 0) return false;
+  if (fstatfs(directory, &fs) != 0) return false;
   auto block = static_cast<uint64_t>(fs.f_bsize);
   uint64_t total = fs.f_blocks * block;
   if (total == 0) return true;  // a tmpfs without a limit
   errno = ENOSPC;
   if (fs.f_bavail * block < total / 4 + wanted) return false;
-  if (total / 20 < wanted) return false;
-  if (total > uint64_t{1} << 30) return true;  // thousands of pages fit: not worth a walk
-  int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory < 0) return false;
-  uint64_t taken = bytes_of_pages(directory);
-  close(directory);
+  if (total > kLargeDirectory) return true;  // thousands of pages fit: not worth a walk
+  if (pages_held(directory).bytes + wanted <= total / 20) return true;
+  sweep_pages(directory, own_namespace, 0);
   errno = ENOSPC;
-  return taken + wanted <= total / 20;
+  return pages_held(directory).bytes + wanted <= total / 20;
 }
+
+int open_directory() { return open(environment_text(Variable::kPages), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }
 
 // Blocks are allocated before the mapping is written to: a full file system
 // then is an error here and not a SIGBUS later.
@@ -132,8 +116,14 @@ void read_identity(Identity* identity) {
 
 // A new file, or null with errno.
 void* make_file(const Identity& identity) {
-  const char* directory = environment_text(Variable::kPages);
-  if (!directory_has_room(directory, page_bytes(1))) return nullptr;
+  int directory = open_directory();
+  if (directory < 0) return nullptr;
+  if (identity.nonce % kSweepInterval == 0) sweep_as_needed(directory, identity.pid_namespace);
+  bool has_room = directory_has_room(directory, identity.pid_namespace, page_bytes(1));
+  int reason_of_refusal = errno;
+  close(directory);
+  errno = reason_of_refusal;
+  if (!has_room) return nullptr;
   make_path(identity);
   constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   int fd = open(writer.path, kFlags, 0600);
@@ -239,7 +229,11 @@ void grow_page(uint32_t threads) {
   while (wanted < kMaxShards && wanted * 2 < threads) wanted *= 2;
   if (wanted == shards || writer.mapping_count == kMaxMappings) return;
   size_t bytes = page_bytes(wanted);
-  if (!directory_has_room(environment_text(Variable::kPages), bytes - current_page_bytes())) return;
+  int directory = open_directory();
+  bool has_room =
+      directory >= 0 && directory_has_room(directory, header->identity.pid_namespace, bytes - current_page_bytes());
+  if (directory >= 0) close(directory);
+  if (!has_room) return;
   int fd = open(writer.path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0) return;
   void* address = nullptr;

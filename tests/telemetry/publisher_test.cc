@@ -57,6 +57,7 @@ class KnownHeap {
          1, 1, 1, 100'000}};
     fake_heap.reservations = {{superslab_.address(), kSuperslabBytes}};
     metrics::ThreadCacheView cache{};
+    cache.is_thread = true;
     cache.listed[kClass] = 10;
     fake_heap.threads = {cache};
   }
