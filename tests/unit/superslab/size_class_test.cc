@@ -1,0 +1,115 @@
+#include "allocator/superslab/size_class.h"
+
+#include <gtest/gtest.h>
+
+#include "allocator/superslab/slab.h"
+#include "allocator/thread_cache/thread_cache.h"
+
+namespace hakmem {
+namespace {
+
+TEST(SizeClass, ClassesGrowAndAreMultiplesOf16) {
+  size_t previous = 0;
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    size_t bytes = class_bytes(size_class);
+    EXPECT_GT(bytes, previous);
+    EXPECT_EQ(bytes % kBlockAlignment, 0u);
+    EXPECT_EQ(kClassShapes[size_class].block_bytes, bytes);
+    previous = bytes;
+  }
+  EXPECT_EQ(previous, kMaxClassBytes);
+}
+
+TEST(SizeClass, EverySizeGetsTheSmallestClassThatFits) {
+  uint32_t smallest = 0;
+  for (size_t bytes = 0; bytes <= kMaxClassBytes; ++bytes) {
+    while (class_bytes(smallest) < bytes) ++smallest;
+    ASSERT_EQ(size_class_of(bytes), smallest) << bytes;
+  }
+}
+
+TEST(SizeClass, RoundingIsBounded) {
+  for (size_t bytes = 1; bytes <= kMaxClassBytes; ++bytes) {
+    size_t waste = class_bytes(size_class_of(bytes)) - bytes;
+    if (bytes <= 128) {
+      ASSERT_LT(waste, 16u) << bytes;
+    } else {
+      ASSERT_LE(waste * 8, bytes) << bytes;  // 12.5 %
+    }
+  }
+}
+
+TEST(SizeClass, TheTableOfThreadCachesAgrees) {
+  constexpr ClassTable kTable = make_class_table();
+  for (size_t bytes = 0; bytes <= kMaxTableBytes; ++bytes)
+    ASSERT_EQ(kTable[(bytes + 15) / 16], size_class_of(bytes)) << bytes;
+}
+
+TEST(SizeClass, ShapesWasteLittle) {
+  for (const ClassShape& shape : kClassShapes) {
+    size_t span = shape.units * kUnitBytes;
+    EXPECT_LE(size_t{shape.capacity} * shape.block_bytes, span);
+    // The rest is smaller than a block: a ninth of the span, a fifth for the few largest classes.
+    size_t rest = span - size_t{shape.capacity} * shape.block_bytes;
+    EXPECT_LT(rest, shape.block_bytes);
+    EXPECT_LE(rest * (shape.block_bytes <= 128 * kKiB ? 9 : 5), span) << shape.block_bytes;
+    EXPECT_LE(shape.units, kUnitsPerSuperslab);
+    EXPECT_GE(shape.capacity, 4u);
+    EXPECT_GE(shape.refill_objects, 1u);
+    EXPECT_LE(shape.refill_objects, kRefillObjects);
+    EXPECT_TRUE(shape.refill_objects == 1 || size_t{shape.refill_objects} * shape.block_bytes <= kRefillBytes);
+    EXPECT_GE(shape.wake_threshold, 1u);
+    EXPECT_LE(shape.wake_threshold, shape.capacity);
+  }
+}
+
+// The division by multiplication must be exact at every address of every slab:
+// at the first and last byte of each block and at each multiple of 16.
+TEST(SizeClass, ReciprocalsAreExact) {
+  for (const ClassShape& shape : kClassShapes) {
+    size_t span = shape.units * kUnitBytes;
+    auto index_of = [&](uint64_t offset) { return offset * shape.reciprocal >> kReciprocalShift; };
+    for (size_t offset = 0; offset < span; offset += 16)
+      ASSERT_EQ(index_of(offset), offset / shape.block_bytes) << shape.block_bytes << " " << offset;
+    for (uint32_t block = 0; block < shape.capacity; ++block) {
+      size_t last = size_t{block + 1} * shape.block_bytes - 1;
+      ASSERT_EQ(index_of(last), block) << shape.block_bytes;
+    }
+  }
+}
+
+TEST(SizeClass, BlockStartsAreToldFromInteriors) {
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    Slab slab{};
+    slab.size_class = size_class;
+    slab.start = uintptr_t{1} << 40;
+    const ClassShape& shape = slab.shape();
+    slab.carved = shape.capacity - 1;
+    for (uint32_t block = 0; block < shape.capacity; ++block) {
+      uintptr_t address = slab.start + size_t{block} * shape.block_bytes;
+      ASSERT_EQ(slab.is_block_start(address), block < slab.carved) << "the last one is not carved";
+      for (size_t inside : {size_t{1}, size_t{8}, size_t{15}, size_t{shape.block_bytes} - 1})
+        ASSERT_FALSE(slab.is_block_start(address + inside));
+      if (shape.block_bytes > 16) {
+        ASSERT_FALSE(slab.is_block_start(address + 16));
+      }
+    }
+  }
+}
+
+TEST(SizeClass, AlignedClasses) {
+  for (size_t alignment = 16; alignment <= kUnitBytes; alignment *= 2)
+    for (size_t bytes = 0; bytes <= kMaxClassBytes; bytes += bytes < 2048 ? 1 : 509) {
+      uint32_t size_class = aligned_class_of(bytes, alignment);
+      ASSERT_LT(size_class, kSizeClassCount);  // slabs start at multiples of kUnitBytes
+      ASSERT_GE(class_bytes(size_class), bytes);
+      ASSERT_EQ(class_bytes(size_class) % alignment, 0u);
+      for (uint32_t smaller = 0; smaller < size_class; ++smaller)
+        ASSERT_TRUE(class_bytes(smaller) < bytes || class_bytes(smaller) % alignment != 0) << "not the smallest";
+    }
+  EXPECT_EQ(aligned_class_of(16, kUnitBytes * 2), kSizeClassCount);
+  EXPECT_EQ(aligned_class_of(kMaxClassBytes + 1, 16), kSizeClassCount);
+}
+
+}  // namespace
+}  // namespace hakmem

@@ -1,0 +1,169 @@
+#include "allocator/superslab/slab.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "allocator/base/message.h"
+
+namespace hakmem {
+namespace {
+
+// A slab of one unit, with memory of its own.
+class SlabTest : public testing::Test {
+ protected:
+  SlabTest() {
+    slab_.start = reinterpret_cast<uintptr_t>(memory_);
+    slab_.units = 1;
+    slab_.state = SlabState::Current;
+    slab_.size_class = size_class_of(1000);
+    slab_.set_countdown(kNoThreshold);
+  }
+
+  Block* block(uint32_t index) {
+    return reinterpret_cast<Block*>(slab_.start + size_t{index} * slab_.shape().block_bytes);
+  }
+  // Carves `carved` blocks and puts the first `listed` of them on the list.
+  void fill(uint32_t carved, uint32_t listed) {
+    slab_.carved = carved;
+    slab_.used = carved - listed;
+    slab_.free = nullptr;
+    for (uint32_t i = 0; i < listed; ++i) {
+      block(i)->set_next(slab_.free);
+      block(i)->mark_free();
+      slab_.free = block(i);
+    }
+  }
+
+  alignas(2 * kMiB) static inline char memory_[kUnitBytes];
+  Slab slab_{};
+};
+
+TEST_F(SlabTest, LinksLeadFromBlockToBlock) {
+  Block* first = block(0);
+  Block* second = block(7);
+  first->set_next(second);
+  EXPECT_TRUE(Block::is_valid(first->distance()));
+  EXPECT_EQ(first->at(first->distance()), second);
+  EXPECT_EQ(first->next(), second);
+  EXPECT_FALSE(first->is_last());
+  second->set_next(nullptr);
+  EXPECT_FALSE(Block::is_valid(second->distance()));
+  EXPECT_TRUE(second->is_last());
+  EXPECT_EQ(second->next(), nullptr);
+  EXPECT_NE(first->link, reinterpret_cast<uintptr_t>(second)) << "the link stands in the clear";
+}
+
+TEST_F(SlabTest, TheKeySaysFree) {
+  Block* one = block(1);
+  one->clear_key();
+  EXPECT_FALSE(one->looks_free());
+  one->mark_free();
+  EXPECT_TRUE(one->looks_free());
+  EXPECT_NE(one->key, 0u);
+  one->clear_key();
+  EXPECT_FALSE(one->looks_free());
+}
+
+TEST_F(SlabTest, TheEmptyBlockEndsEveryList) {
+  EXPECT_FALSE(Block::is_valid(empty_block.distance()));
+  EXPECT_FALSE(empty_block.looks_free());
+}
+
+TEST_F(SlabTest, AnOverwrittenLinkEndsTheProcess) {
+  Block* one = block(3);
+  std::string message = "^hakmem: corrupted free list, a freed block was written to: 0x[0-9a-f]+\n$";
+  for (uint64_t value : {uint64_t{0}, uint64_t{0x4141414141414141}, UINT64_MAX, reinterpret_cast<uint64_t>(one)}) {
+    one->link = value;
+    EXPECT_EXIT(one->next(), testing::KilledBySignal(SIGABRT), message);
+  }
+}
+
+TEST_F(SlabTest, RemoteListsPackOffsetAndCount) {
+  for (const ClassShape& shape : kClassShapes)
+    for (uint32_t index : {0u, 1u, shape.capacity / 2, shape.capacity - 1})
+      for (uint32_t count : {1u, 2u, shape.capacity}) {
+        uint32_t offset = index * shape.block_bytes;
+        uint64_t word = RemoteList::pack(offset, count);
+        EXPECT_NE(word, 0u);
+        EXPECT_EQ(RemoteList::offset(word), offset);
+        EXPECT_EQ(RemoteList::count(word), count);
+      }
+  EXPECT_EQ(RemoteList::count(0), 0u);
+}
+
+TEST_F(SlabTest, SettlingTakesTheOwnersFreesIntoAccount) {
+  fill(10, 2);
+  slab_.set_countdown(5);
+  // Two frees by the owner.
+  for (uint32_t i : {8u, 9u}) {
+    block(i)->set_next(slab_.free);
+    slab_.free = block(i);
+    --slab_.countdown;
+  }
+  EXPECT_EQ(slab_.settled_frees(), 2u);
+  EXPECT_TRUE(slab_.is_consistent());
+  EXPECT_EQ(slab_.settle(), 2u);
+  EXPECT_EQ(slab_.used, 6u);
+  EXPECT_EQ(slab_.listed(), 4u);
+  EXPECT_EQ(slab_.settled_frees(), 0u);
+  EXPECT_EQ(slab_.countdown, 3u);
+  EXPECT_TRUE(slab_.is_consistent());
+  EXPECT_EQ(slab_.settle(), 0u);
+}
+
+TEST_F(SlabTest, ConsistencyFindsSeededErrors) {
+  fill(20, 5);
+  ASSERT_TRUE(slab_.is_consistent());
+  auto breaks = [&](auto change) {
+    fill(20, 5);
+    block(19)->set_next(nullptr);
+    slab_.set_countdown(kNoThreshold);
+    slab_.state = SlabState::Current;
+    change();
+    bool found = !slab_.is_consistent();
+    slab_.size_class = size_class_of(1000);
+    return found;
+  };
+  EXPECT_FALSE(breaks([] {}));
+  EXPECT_TRUE(breaks([&] { ++slab_.used; }));
+  EXPECT_TRUE(breaks([&] { --slab_.used; }));
+  EXPECT_TRUE(breaks([&] { ++slab_.carved; }));
+  EXPECT_TRUE(breaks([&] { slab_.carved = slab_.used = slab_.shape().capacity + 1; }));
+  EXPECT_TRUE(breaks([&] { slab_.used = 21; }));
+  EXPECT_TRUE(breaks([&] { slab_.free = slab_.free->next(); })) << "a lost block";
+  EXPECT_TRUE(breaks([&] { slab_.free = nullptr; })) << "a lost list";
+  EXPECT_TRUE(breaks([&] { block(0)->set_next(block(19)); })) << "a live block on the list";
+  EXPECT_TRUE(breaks([&] { block(0)->set_next(block(4)); })) << "a circle";
+  EXPECT_TRUE(breaks([&] { block(2)->set_next(block(30)); })) << "a block that was never carved";
+  EXPECT_TRUE(breaks([&] { slab_.free = reinterpret_cast<Block*>(slab_.start + 16); })) << "no block starts there";
+  EXPECT_TRUE(breaks([&] { slab_.countdown = slab_.countdown_start + 1; }));
+  EXPECT_TRUE(breaks([&] { --slab_.countdown; })) << "a free that is on no list";
+  EXPECT_TRUE(breaks([&] { slab_.size_class = kSizeClassCount; }));
+  EXPECT_TRUE(breaks([&] { slab_.state = SlabState::Free; }));
+}
+
+TEST_F(SlabTest, ListsOfSlabs) {
+  std::vector<Slab> slabs(5);
+  SlabList list;
+  EXPECT_TRUE(list.empty());
+  EXPECT_EQ(list.pop_front(), nullptr);
+  for (Slab& slab : slabs) list.push_front(&slab);
+  EXPECT_FALSE(list.empty());
+  list.remove(&slabs[2]);  // from the middle
+  list.remove(&slabs[0]);  // the last
+  list.remove(&slabs[4]);  // the first
+  EXPECT_EQ(list.first(), &slabs[3]);
+  EXPECT_EQ(slabs[3].next, &slabs[1]);
+  EXPECT_EQ(slabs[1].previous, &slabs[3]);
+  for (uint32_t removed : {0u, 2u, 4u}) EXPECT_TRUE(slabs[removed].next == nullptr && !slabs[removed].previous);
+  list.push_front(&slabs[2]);
+  EXPECT_EQ(list.pop_front(), &slabs[2]);
+  EXPECT_EQ(list.pop_front(), &slabs[3]);
+  EXPECT_EQ(list.pop_front(), &slabs[1]);
+  EXPECT_TRUE(list.empty());
+}
+
+}  // namespace
+}  // namespace hakmem

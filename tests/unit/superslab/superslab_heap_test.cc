@@ -1,0 +1,360 @@
+#include "allocator/superslab/superslab_heap.h"
+
+#include <gtest/gtest.h>
+#include <string.h>
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "tests/unit/support/build.h"
+#include "tests/unit/support/fake_memory.h"
+#include "tests/unit/support/random.h"
+#include "tests/unit/support/threads.h"
+
+namespace hakmem {
+namespace {
+
+using test::Call;
+using test::FakeKernel;
+using test::FakeMemory;
+using Arena = PageArena<FakeMemory>;
+using Superslabs = SuperslabHeap<FakeMemory>;
+
+class SuperslabHeapTest : public testing::Test {
+ protected:
+  SuperslabHeapTest() { kernel_.set_address_space_limit(kGiB); }
+
+  Slab* take(uint32_t units) { return heap_.take_span(units, SlabState::Large, metrics::kLargeClass, 0); }
+  void give(Slab* slab) { heap_.give_span(slab, 0); }
+
+  // Every committed superslab, in order of address.
+  std::vector<Superslab*> superslabs() const {
+    std::vector<Superslab*> all;
+    for (uint32_t r = 0; r < arena_->reservation_count(); ++r) {
+      const Reservation& reservation = arena_->reservation(r);
+      auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
+      for (uint32_t i = 0; i < reservation.committed; ++i) all.push_back(slabs[i * kUnitsPerSuperslab].superslab);
+    }
+    return all;
+  }
+  size_t dirty_bytes() const {
+    size_t units = 0;
+    for (Superslab* superslab : superslabs()) units += static_cast<size_t>(__builtin_popcount(superslab->dirty));
+    return units * kUnitBytes;
+  }
+
+  FakeKernel kernel_;
+  std::unique_ptr<Arena> arena_ = std::make_unique<Arena>();
+  Superslabs heap_{*arena_};
+};
+
+void write_to(Slab* slab, char value) {
+  for (size_t offset = 0; offset < slab->units * kUnitBytes; offset += kPageBytes)
+    reinterpret_cast<char*>(slab->start)[offset] = value;
+}
+
+bool reads_as_zero(uintptr_t address, size_t bytes) {
+  const char* content = reinterpret_cast<const char*>(address);
+  return content[0] == 0 && memcmp(content, content + 1, bytes - 1) == 0;
+}
+
+TEST_F(SuperslabHeapTest, SpansOfAllSizes) {
+  for (uint32_t units = 1; units <= kUnitsPerSuperslab; ++units) {
+    Slab* slab = take(units);
+    ASSERT_NE(slab, nullptr);
+    EXPECT_EQ(slab->units, units);
+    EXPECT_EQ(slab->unit, 0u);
+    EXPECT_EQ(slab->start % kUnitBytes, 0u);
+    EXPECT_EQ(slab->state, SlabState::Large);
+    EXPECT_EQ(slab->size_class, metrics::kLargeClass);
+    EXPECT_TRUE(slab->zeroed);
+    EXPECT_EQ(slab->free, nullptr);
+    EXPECT_EQ(slab->used + slab->carved + slab->remote.load(), 0u);
+    EXPECT_GE(slab->start, slab->superslab->address);
+    EXPECT_LE(slab->start + units * kUnitBytes, slab->superslab->address + kSuperslabBytes);
+    for (size_t offset = 0; offset < units * kUnitBytes; offset += kUnitBytes / 2)
+      ASSERT_EQ(heap_.find(slab->start + offset), slab);
+    for (uint32_t i = 1; i < units; ++i) EXPECT_EQ(slab[i].owner.load(), owner::kInterior);
+    write_to(slab, 1);
+    ASSERT_TRUE(heap_.is_consistent());
+  }
+}
+
+TEST_F(SuperslabHeapTest, RandomSpansNeverOverlap) {
+  test::Random random(3);
+  std::map<uintptr_t, Slab*> spans;
+  for (uint32_t step = 0; step < test::rounds(20000); ++step) {
+    if (spans.size() < 60 + random.below(60)) {
+      uint32_t units = random.below(4) == 0 ? 1 + random.below(32) : 1 + random.below(4);
+      Slab* slab = take(units);
+      ASSERT_NE(slab, nullptr);
+      ASSERT_EQ(slab->units, units);
+      auto after = spans.lower_bound(slab->start);
+      if (after != spans.end()) {
+        ASSERT_LE(slab->start + units * kUnitBytes, after->first);
+      }
+      if (after != spans.begin()) {
+        ASSERT_GE(slab->start, std::prev(after)->first + std::prev(after)->second->units * kUnitBytes);
+      }
+      if (slab->zeroed) {
+        ASSERT_TRUE(reads_as_zero(slab->start, 64) && reads_as_zero(slab->start + units * kUnitBytes - 64, 64));
+      }
+      memset(reinterpret_cast<void*>(slab->start), 1, 64);
+      memset(reinterpret_cast<void*>(slab->start + units * kUnitBytes - 64), 1, 64);
+      spans[slab->start] = slab;
+    } else {
+      auto victim = std::next(spans.begin(), random.below(static_cast<uint32_t>(spans.size())));
+      Slab* slab = victim->second;
+      uintptr_t start = slab->start;
+      ASSERT_EQ(heap_.find(start + slab->units * kUnitBytes - 1), slab);
+      give(slab);
+      ASSERT_EQ(heap_.find(start)->owner.load(), owner::kFree);
+      spans.erase(victim);
+    }
+    if (step % 64 == 0) {
+      ASSERT_TRUE(heap_.is_consistent());
+      ASSERT_EQ(heap_.retained_bytes(), dirty_bytes());
+      if (random.below(8) == 0) heap_.purge(random.below(2) ? SIZE_MAX : kMiB, 0);
+    }
+  }
+  for (auto [start, slab] : spans) give(slab);
+  ASSERT_TRUE(heap_.is_consistent());
+  for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, ~0u);
+}
+
+TEST_F(SuperslabHeapTest, DensestSuperslabFirst) {
+  Slab* first = take(28);   // leaves a run of 4 in superslab A
+  Slab* second = take(20);  // and of 12 in B
+  Slab* third = take(10);   // which makes 2 in B
+  ASSERT_NE(first->superslab, second->superslab);
+  ASSERT_EQ(third->superslab, second->superslab);
+  EXPECT_EQ(take(2)->superslab, second->superslab);
+  EXPECT_EQ(take(3)->superslab, first->superslab);
+  EXPECT_EQ(second->superslab->state(), SuperslabState::Full);
+  EXPECT_EQ(take(1)->superslab, first->superslab);
+  EXPECT_EQ(first->superslab->state(), SuperslabState::Full);
+  Slab* next = take(1);
+  EXPECT_EQ(next->superslab->state(), SuperslabState::Active);
+  EXPECT_EQ(superslabs().size(), 3u);
+}
+
+TEST_F(SuperslabHeapTest, UnitsThatHoldPagesFirst) {
+  Slab* a = take(4);
+  Slab* b = take(4);
+  Slab* keep = take(4);
+  ASSERT_EQ(keep->superslab, a->superslab);
+  uintptr_t dirty = b->start;
+  give(b);
+  EXPECT_EQ(heap_.retained_bytes(), 4 * kUnitBytes);
+  Slab* again = take(3);
+  EXPECT_EQ(again->start, dirty);
+  EXPECT_FALSE(again->zeroed);
+  EXPECT_EQ(heap_.retained_bytes(), kUnitBytes);
+  Slab* large = take(8);  // does not fit into what is dirty
+  EXPECT_GT(large->start, keep->start);
+  EXPECT_TRUE(large->zeroed);
+  // A run that is dirty in part is not known to be zero.
+  give(large);
+  Slab* mixed = take(20);
+  EXPECT_FALSE(mixed->zeroed);
+  EXPECT_EQ(heap_.retained_bytes(), dirty_bytes());
+}
+
+TEST_F(SuperslabHeapTest, StatesAndPurge) {
+  Slab* slab = take(32);
+  Superslab* superslab = slab->superslab;
+  EXPECT_EQ(superslab->state(), SuperslabState::Full);
+  write_to(slab, 7);
+  give(slab);
+  EXPECT_EQ(superslab->state(), SuperslabState::Empty);
+  EXPECT_EQ(heap_.retained_bytes(), kSuperslabBytes);
+  EXPECT_EQ(heap_.purge(1, 0), kSuperslabBytes);
+  EXPECT_EQ(superslab->state(), SuperslabState::Purged);
+  EXPECT_EQ(heap_.retained_bytes(), 0u);
+  EXPECT_EQ(heap_.purge(SIZE_MAX, 0), 0u);
+  EXPECT_TRUE(heap_.is_consistent());
+  slab = take(5);
+  EXPECT_EQ(superslab->state(), SuperslabState::Active);
+  EXPECT_TRUE(slab->zeroed);
+  EXPECT_TRUE(reads_as_zero(slab->start, 5 * kUnitBytes));
+}
+
+TEST_F(SuperslabHeapTest, PurgeTakesFreeUnitsOnly) {
+  std::vector<Slab*> slabs;
+  for (uint32_t i = 0; i < 32; ++i) slabs.push_back(take(1));
+  for (Slab* slab : slabs) write_to(slab, 7);
+  for (uint32_t i = 0; i < 32; i += 2) give(slabs[i]);
+  EXPECT_EQ(heap_.retained_bytes(), 16 * kUnitBytes);
+  EXPECT_EQ(heap_.purge(SIZE_MAX, 0), 16 * kUnitBytes);
+  for (uint32_t i = 0; i < 32; ++i) {
+    const char* content = reinterpret_cast<const char*>(slabs[i]->start);
+    EXPECT_EQ(content[0] + content[kUnitBytes - kPageBytes], i % 2 == 0 ? 0 : 14);
+  }
+}
+
+TEST_F(SuperslabHeapTest, RetainsNoMoreThanTheHoldBack) {
+  std::vector<Slab*> slabs;
+  for (uint32_t i = 0; i < 40; ++i) slabs.push_back(take(32));
+  for (Slab* slab : slabs) {
+    give(slab);
+    EXPECT_LE(heap_.retained_bytes(), 32 * kMiB);
+    EXPECT_EQ(heap_.retained_bytes(), dirty_bytes());
+  }
+  EXPECT_GE(heap_.retained_bytes(), 28 * kMiB);
+  EXPECT_GT(kernel_.calls(Call::kPurge), 0u);
+}
+
+TEST_F(SuperslabHeapTest, TimeGivesBackWhatIsRetained) {
+  std::vector<Slab*> slabs;
+  for (uint32_t i = 0; i < 16; ++i) slabs.push_back(take(32));
+  for (Slab* slab : slabs) give(slab);
+  ASSERT_EQ(heap_.retained_bytes(), 32 * kMiB);
+  heap_.decay(0);  // the clock starts
+  EXPECT_EQ(heap_.retained_bytes(), 32 * kMiB);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1020));
+  heap_.decay(0);
+  EXPECT_EQ(heap_.retained_bytes(), 30 * kMiB);
+  heap_.decay(0);  // not before another second
+  EXPECT_EQ(heap_.retained_bytes(), 30 * kMiB);
+}
+
+// Locked pages, for one, cannot be purged: they stay what they were.
+TEST_F(SuperslabHeapTest, ARefusedPurgeIsNotTakenForAPurge) {
+  Slab* slab = take(32);
+  write_to(slab, 7);
+  give(slab);
+  kernel_.fail_always(Call::kPurge);
+  heap_.purge(SIZE_MAX, 0);
+  EXPECT_TRUE(heap_.is_consistent());
+  slab = take(32);
+  ASSERT_NE(slab, nullptr);
+  EXPECT_TRUE(!slab->zeroed || reads_as_zero(slab->start, 32 * kUnitBytes)) << "calloc would return old content";
+  give(slab);
+  kernel_.recover();
+  heap_.purge(SIZE_MAX, 0);
+  slab = take(32);
+  EXPECT_TRUE(!slab->zeroed || reads_as_zero(slab->start, 32 * kUnitBytes));
+}
+
+TEST_F(SuperslabHeapTest, EmptySuperslabsAreReleasedAndMappedAgain) {
+  Slab* keep = take(1);
+  std::vector<Slab*> slabs;
+  for (uint32_t i = 0; i < 4; ++i) slabs.push_back(take(32));
+  for (Slab* slab : slabs) write_to(slab, 7);
+  for (Slab* slab : slabs) give(slab);
+  size_t reserved = kernel_.reserved_bytes();
+  EXPECT_EQ(heap_.release_empty(), 4 * kSuperslabBytes);
+  EXPECT_EQ(kernel_.reserved_bytes(), reserved - 4 * kSuperslabBytes);
+  EXPECT_EQ(heap_.retained_bytes(), 0u);
+  EXPECT_EQ(heap_.release_empty(), 0u);
+  EXPECT_TRUE(heap_.is_consistent());
+  EXPECT_EQ(heap_.find(slabs[0]->start)->owner.load(), owner::kFree);
+  // Where the kernel gives the addresses back to others, new ones are taken.
+  kernel_.fail_always(Call::kMapAt);
+  Slab* elsewhere = take(32);
+  ASSERT_NE(elsewhere, nullptr);
+  EXPECT_GT(elsewhere->start, slabs[3]->start);
+  kernel_.recover();
+  for (uint32_t i = 0; i < 4; ++i) {
+    Slab* slab = take(32);
+    ASSERT_NE(slab, nullptr);
+    EXPECT_LE(slab->start, slabs[3]->start) << "a released superslab was not used";
+    EXPECT_TRUE(slab->zeroed);
+    EXPECT_TRUE(reads_as_zero(slab->start, 32 * kUnitBytes));
+    write_to(slab, 7);
+    EXPECT_TRUE(heap_.is_consistent());
+  }
+  EXPECT_EQ(superslabs().size(), 6u);
+  give(keep);
+}
+
+TEST_F(SuperslabHeapTest, TrimmedReservationsAreReplaced) {
+  Slab* first = take(32);
+  EXPECT_EQ(heap_.trim_reservations(), 31 * kSuperslabBytes);
+  EXPECT_EQ(heap_.trim_reservations(), 0u);
+  Slab* second = take(32);
+  ASSERT_NE(second, nullptr);
+  EXPECT_EQ(arena_->reservation_count(), 2u);
+  write_to(first, 1);
+  write_to(second, 2);
+  EXPECT_EQ(heap_.find(first->start), first);
+  EXPECT_EQ(heap_.find(second->start), second);
+  EXPECT_TRUE(arena_->is_consistent());
+}
+
+TEST_F(SuperslabHeapTest, EverySingleRefusalIsSurvived) {
+  for (Call call : {Call::kReserve, Call::kAllowReading, Call::kCommit})
+    for (uint64_t nth = 1;; ++nth) {
+      Arena arena;
+      Superslabs heap(arena);
+      kernel_.fail(call, nth);
+      uint64_t refusals = kernel_.refusals(call);
+      std::vector<Slab*> slabs;
+      uint32_t nulls = 0;
+      while (slabs.size() < 40) {
+        Slab* slab = heap.take_span(32, SlabState::Large, metrics::kLargeClass, 0);
+        nulls += slab == nullptr;
+        ASSERT_LE(nulls, 1u);
+        ASSERT_TRUE(heap.is_consistent());
+        if (slab == nullptr) continue;
+        *reinterpret_cast<char*>(slab->start) = 1;
+        slabs.push_back(slab);
+      }
+      uint32_t committed = 0;
+      for (uint32_t i = 0; i < arena.reservation_count(); ++i) committed += arena.reservation(i).committed;
+      EXPECT_EQ(committed, 40u) << "a superslab was lost at refusal " << nth << " of call " << static_cast<int>(call);
+      bool refused = kernel_.refusals(call) > refusals;
+      for (Slab* slab : slabs) heap.give_span(slab, 0);
+      kernel_.recover();
+      if (!refused) break;
+    }
+}
+
+TEST_F(SuperslabHeapTest, AKernelThatGivesNothingAndRecovers) {
+  Slab* keep = take(32);
+  for (Call call : {Call::kCommit, Call::kReserve}) {
+    kernel_.fail_always(call);
+    std::vector<Slab*> taken;
+    for (int i = 0; i < 100; ++i)
+      if (Slab* slab = take(32); slab != nullptr) taken.push_back(slab);
+    EXPECT_LT(taken.size(), 100u);
+    EXPECT_TRUE(heap_.is_consistent());
+    kernel_.recover();
+    EXPECT_NE(take(32), nullptr);
+    EXPECT_EQ(heap_.find(keep->start), keep);
+  }
+}
+
+TEST_F(SuperslabHeapTest, ThreadsDoNotMeet) {
+  constexpr uint32_t kThreads = 4;
+  test::run_threads(kThreads, [&](uint32_t thread) {
+    test::Random random(thread);
+    std::vector<Slab*> slabs;
+    for (uint32_t i = 0; i < test::rounds(8000); ++i) {
+      if (slabs.size() < 30 && random.below(2) == 0) {
+        Slab* slab = take(1 + random.below(8));
+        ASSERT_NE(slab, nullptr);
+        if (slab->zeroed) {
+          ASSERT_EQ(*reinterpret_cast<uint64_t*>(slab->start), 0u);
+        }
+        *reinterpret_cast<uint64_t*>(slab->start) = slab->start ^ thread;
+        slabs.push_back(slab);
+      } else if (!slabs.empty()) {
+        size_t index = random.below(static_cast<uint32_t>(slabs.size()));
+        ASSERT_EQ(*reinterpret_cast<uint64_t*>(slabs[index]->start), slabs[index]->start ^ thread);
+        give(slabs[index]);
+        slabs[index] = slabs.back();
+        slabs.pop_back();
+      }
+      if (random.below(256) == 0) heap_.purge(kMiB, 0);
+    }
+    for (Slab* slab : slabs) give(slab);
+  });
+  EXPECT_TRUE(heap_.is_consistent());
+  EXPECT_EQ(heap_.retained_bytes(), dirty_bytes());
+  for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, ~0u);
+}
+
+}  // namespace
+}  // namespace hakmem
