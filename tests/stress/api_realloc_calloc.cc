@@ -186,8 +186,8 @@ void calloc_of_dirty_memory() {
 int main() {
   stress::require_hakmem();
   stress::stepwise(9, 8, 600 * stress::kKiB);
-  stress::stepwise(3, 2, 80 * stress::kMiB);
-  stress::stepwise(5, 1, 80 * stress::kMiB);
+  stress::stepwise(3, 2, 40 * stress::kMiB);
+  stress::stepwise(5, 1, 40 * stress::kMiB);
   stress::jumps();
   stress::realloc_of_null_and_same();
   stress::realloc_of_aligned();

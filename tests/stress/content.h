@@ -35,7 +35,7 @@ class Random {
 // Bytes above this are stamped at intervals only, but for both ends: a block of
 // 4 MiB would cost more to fill than everything else the tests do with it.
 inline constexpr size_t kDenseBytes = 16 * kKiB;
-inline constexpr size_t kStampInterval = 509;
+inline constexpr size_t kStampInterval = 16381;
 
 inline uint8_t content_byte(uint64_t tag, size_t offset) {
   return static_cast<uint8_t>(((tag + offset) * 0x9e3779b97f4a7c15ull) >> 56);
