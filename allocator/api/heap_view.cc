@@ -94,10 +94,13 @@ HAKMEM_READS_RACILY uint32_t count_listed(Block* block, uint32_t bound) {
 }
 
 HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::ThreadCacheView&), void* argument) {
+  SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
   for (ThreadCache* cache = registered_caches.load(std::memory_order_acquire); cache != nullptr;
        cache = cache->next_registered) {
-    if (cache->use.load(std::memory_order_relaxed) != ThreadCache::Use::kThread) continue;
+    ThreadCache::Use use = cache->use.load(std::memory_order_relaxed);
+    if (use != ThreadCache::Use::kThread && use != ThreadCache::Use::kLate) continue;
     metrics::ThreadCacheView view{};
+    view.is_thread = use == ThreadCache::Use::kThread;
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
       view.listed[size_class] = count_listed(cache->lists[size_class], cache->classes[size_class].listed_bound);
     visit(argument, view);

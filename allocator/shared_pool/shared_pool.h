@@ -49,6 +49,8 @@ class SharedPool {
     if (RemoteList::count(slab->remote.load(std::memory_order_acquire)) != slab->used) return false;
     lists_[slab->size_class].remove(slab);
     forget(slab);
+    // Who comes second, with the other of the last two frees, finds no pooled slab.
+    slab->owner.store(owner::kFree, std::memory_order_relaxed);
     return true;
   }
 

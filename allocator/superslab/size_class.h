@@ -56,7 +56,8 @@ inline constexpr uint32_t kRefillObjects = 64;
 
 constexpr ClassShape make_shape(uint32_t size_class) {
   size_t bytes = class_bytes(size_class);
-  // At least eight objects a slab, so that at most 1/9 of it is left over.
+  // At least eight objects a slab, so that at most 1/9 of it is left over; four
+  // to seven of the largest, which leave up to a fifth, untouched.
   uint32_t units = 1;
   while (units < 16 && units * kUnitBytes / bytes < 8) units *= 2;
   size_t span = units * kUnitBytes;

@@ -93,10 +93,11 @@ struct alignas(64) Slab {
   void set_countdown(uint32_t frees) { countdown = countdown_start = frees; }
 
   // Whether a block that was carved starts at `address`, which lies in the slab.
-  bool is_block_start(uintptr_t address) const {
+  bool is_block_start(uintptr_t address) {
     uint64_t offset = address - start;
     uint64_t index = offset * shape().reciprocal >> kReciprocalShift;
-    return index * shape().block_bytes == offset && index < carved;
+    // Relaxed: the owner may be carving further.
+    return index * shape().block_bytes == offset && index < std::atomic_ref(carved).load(std::memory_order_relaxed);
   }
 
   bool is_exhausted() const { return free == nullptr && carved == shape().capacity; }

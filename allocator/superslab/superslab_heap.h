@@ -43,6 +43,14 @@ class SuperslabHeap {
     return slab;
   }
 
+  // Maps the first superslab, so that what other threads read without a lock
+  // (slab_map) is written before any of them starts. Without memory it does
+  // nothing; the first take_span() tries again.
+  void prime() {
+    LockGuard guard(lock_);
+    if (slab_map_units == 0) map_superslab();
+  }
+
   // Takes back a span that holds no live block and that no thread can reach any
   // more. Any thread. May purge, at most kMaxPurgeBytes.
   void give_span(Slab* slab, uint32_t shard) {
@@ -51,6 +59,9 @@ class SuperslabHeap {
     uint32_t run = bit_run(static_cast<uint32_t>(slab - superslab->slabs), slab->units);
     used_bytes_ -= slab->units * kUnitBytes;
     retained_bytes_.store(retained_bytes() + slab->units * kUnitBytes, std::memory_order_relaxed);
+    slab->free = nullptr;
+    slab->used = slab->carved = 0;
+    slab->set_countdown(kNoThreshold);
     for (uint32_t i = slab->units; i-- > 0;) {
       slab[i].unit = 0;
       slab[i].state = SlabState::Free;
@@ -98,6 +109,10 @@ class SuperslabHeap {
   HAKMEM_COLD size_t release_empty() {
     LockGuard guard(lock_);
     size_t bytes = 0;
+    // A view that began before may still follow a link into what is empty by
+    // now; one that begins later finds no such link. Sequentially consistent
+    // with ReaderScope.
+    if (readers_.load(std::memory_order_seq_cst) != 0) return 0;
     while (Superslab* superslab = bins_[kUnitsPerSuperslab].first) {
       unlink(superslab);
       size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
@@ -111,6 +126,18 @@ class SuperslabHeap {
     }
     return bytes;
   }
+
+  // Keeps empty superslabs mapped while blocks are read without their owner.
+  class ReaderScope {
+   public:
+    explicit ReaderScope(SuperslabHeap& heap) : heap_(heap) { heap_.readers_.fetch_add(1, std::memory_order_seq_cst); }
+    ~ReaderScope() { heap_.readers_.fetch_sub(1, std::memory_order_release); }
+    ReaderScope(const ReaderScope&) = delete;
+    ReaderScope& operator=(const ReaderScope&) = delete;
+
+   private:
+    SuperslabHeap& heap_;
+  };
 
   // Gives back the ends of reservations. Returns the bytes. Any thread.
   HAKMEM_COLD size_t trim_reservations() {
@@ -172,10 +199,13 @@ class SuperslabHeap {
     if (released_ != nullptr) [[unlikely]] {
       if (Superslab* superslab = map_released(); superslab != nullptr) return superslab;
     }
+    // The record first, and kept where the superslab itself cannot be had.
+    if (spare_record_ == nullptr) spare_record_ = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab)));
+    if (spare_record_ == nullptr) return nullptr;
     auto created = arena_.take_superslab();
     if (created.address == 0) return nullptr;
-    auto* superslab = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab)));
-    if (superslab == nullptr) return nullptr;
+    Superslab* superslab = spare_record_;
+    spare_record_ = nullptr;
     superslab->address = created.address;
     superslab->slabs = reinterpret_cast<Slab*>(created.metadata);
     superslab->free = ~0u;
@@ -244,20 +274,26 @@ class SuperslabHeap {
     retained_bytes_.store(retained_bytes() - bytes, std::memory_order_relaxed);
     lock_.unlock();
 
+    bool is_purged = true;
     for (uint32_t rest = units; rest != 0;) {
       uint32_t first = static_cast<uint32_t>(__builtin_ctz(rest));
       uint32_t length = ~(rest >> first) == 0 ? 32 - first : static_cast<uint32_t>(__builtin_ctz(~(rest >> first)));
-      Memory::purge(reinterpret_cast<void*>(superslab->address + first * kUnitBytes), length * kUnitBytes);
+      is_purged &= Memory::purge(reinterpret_cast<void*>(superslab->address + first * kUnitBytes), length * kUnitBytes);
       rest &= ~bit_run(first, length);
     }
 
     lock_.lock();
     unlink(superslab);
     superslab->free |= units;
-    superslab->purged |= units;
+    if (is_purged) {
+      superslab->purged |= units;
+    } else {  // refused, as for locked pages: they are as they were
+      superslab->dirty |= units;
+      retained_bytes_.store(retained_bytes() + bytes, std::memory_order_relaxed);
+    }
     link(superslab);
     lock_.unlock();
-    return bytes;
+    return is_purged ? bytes : 0;
   }
 
   // Whole superslabs first, and of those the one that waited longest.
@@ -290,7 +326,9 @@ class SuperslabHeap {
   RankedLock lock_{LockRank::kSuperslabs};
   PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
-  std::atomic<size_t> retained_bytes_{0};                   // written under lock_; free units that hold pages
+  std::atomic<size_t> retained_bytes_{0};  // written under lock_; free units that hold pages
+  std::atomic<uint32_t> readers_{0};       // visits of views under way
+  Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   uint64_t bins_in_use_ HAKMEM_GUARDED_BY(lock_) = 0;
   Bin bins_[kUnitsPerSuperslab + 1] HAKMEM_GUARDED_BY(lock_){};

@@ -69,7 +69,9 @@ void tidy_sleepers(ThreadCache* cache, uint32_t size_class) {
   }
 }
 
-bool is_on_list(Block* block, Block* list, uint32_t bound) {
+// May read lists that their owner changes meanwhile: a link is followed only
+// within the superslab.
+__attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list, uint32_t bound) {
   for (uint32_t i = 0; list != nullptr && list != &empty_block && i < bound; ++i) {
     if (list == block) return true;
     uint64_t distance = list->distance();
@@ -81,7 +83,7 @@ bool is_on_list(Block* block, Block* list, uint32_t bound) {
 
 // The key matches: the block is free, or the program wrote just these 64 bits
 // itself. Only the lists can tell.
-HAKMEM_COLD void confirm_is_live(ThreadCache* cache, Slab* slab, Block* block) {
+__attribute__((no_sanitize("thread"))) HAKMEM_COLD void confirm_is_live(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t capacity = slab->shape().capacity;
   uint64_t remote = slab->remote.load(std::memory_order_acquire);
   Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
@@ -155,11 +157,11 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
 
 void free_with(ThreadCache* cache, void* address) {
   Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
-  if (slab == nullptr) return free_huge(address, cache->shard);
+  if (slab == nullptr) return free_huge(address, cache->shard, Message::kForeignPointer);
   uintptr_t owner_word = slab->owner.load(std::memory_order_acquire);
   if (owner_word == owner::kLarge) return free_large(slab, address, cache->shard);
   // No slab there now; but a huge mapping may stand where a superslab was unmapped.
-  if (owner_word == owner::kFree) return free_huge(address, cache->shard);
+  if (owner_word == owner::kFree) return free_huge(address, cache->shard, Message::kInvalidPointer);
   free_into_class(cache, slab, address, owner_word);
 }
 

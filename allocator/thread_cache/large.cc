@@ -64,9 +64,9 @@ void free_large(Slab* slab, void* address, uint32_t shard) {
   heap.superslabs.decay(shard);
 }
 
-void free_huge(void* address, uint32_t shard) {
+void free_huge(void* address, uint32_t shard, Message if_unknown) {
   thread_state.cache->exact.count_free(metrics::kHugeClass);
-  if (!heap.huge.free(address, shard)) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
+  if (!heap.huge.free(address, shard)) fail(if_unknown, reinterpret_cast<uintptr_t>(address));
 }
 
 }  // namespace hakmem

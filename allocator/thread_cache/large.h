@@ -4,6 +4,7 @@
 
 #include <cstddef>
 
+#include "allocator/base/message.h"
 #include "allocator/thread_cache/thread_cache.h"
 
 namespace hakmem {
@@ -17,6 +18,6 @@ struct LargeAllocation {
 LargeAllocation allocate_large(size_t bytes, size_t alignment);
 
 void free_large(Slab* slab, void* address, uint32_t shard);
-void free_huge(void* address, uint32_t shard);
+void free_huge(void* address, uint32_t shard, Message if_unknown);
 
 }  // namespace hakmem

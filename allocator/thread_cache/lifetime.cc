@@ -14,11 +14,11 @@ namespace hakmem {
 constinit RankedLock registry_lock{LockRank::kThreadRegistry};
 constinit const ThreadCache empty_cache;
 constinit thread_local ThreadState thread_state{const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kNew};
-constinit std::atomic<ThreadCache*> registered_caches{nullptr};
 
 namespace {
 
 constinit ThreadCache late_cache;
+constinit bool secrets_drawn HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit bool process_started HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit uint32_t caches_created HAKMEM_GUARDED_BY(registry_lock) = 0;
 constinit std::atomic<uint32_t> threads_running{0};  // written under registry_lock
@@ -168,20 +168,27 @@ void adopt_orphan(ThreadCache* cache, ThreadCache* orphan, Slab* slab) {
 
 }  // namespace
 
+// The late cache is the last of the list.
+constinit std::atomic<ThreadCache*> registered_caches{&late_cache};
+
 ThreadCache* start_thread() {
   if (thread_state.phase == ThreadPhase::kExited) return nullptr;
   bool is_first = false;
   ThreadCache* cache = nullptr;
   {
     LockGuard guard(registry_lock);
-    is_first = !process_started;
-    if (is_first) {
-      process_started = true;
+    if (!secrets_drawn) {
+      secrets_drawn = true;
       link_secret = random_secret() | uint64_t{1} << 63;  // the empty block decodes to this: out of bounds
       free_key = random_secret() | 1;
     }
     cache = take_cache();
-    if (cache != nullptr) threads_running.fetch_add(1, std::memory_order_relaxed);
+    if (cache != nullptr) {
+      threads_running.fetch_add(1, std::memory_order_relaxed);
+      is_first = !process_started;
+      process_started = true;
+      if (is_first) heap.superslabs.prime();
+    }
   }
   if (cache == nullptr) return nullptr;
   cache->random = RandomGenerator(random_secret());
@@ -239,6 +246,7 @@ void call_transition_hook() {
 
 LateCacheScope::LateCacheScope() {
   registry_lock.lock();
+  late_cache.use.store(ThreadCache::Use::kLate, std::memory_order_relaxed);
   thread_state.cache = &late_cache;
 }
 

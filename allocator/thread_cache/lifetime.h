@@ -8,7 +8,7 @@
 namespace hakmem {
 
 // All caches ever made, through ThreadCache::next_registered; those in use have
-// Use::kThread. Grows at the front under the registry's lock; never shrinks.
+// Use::kThread, that of ended threads Use::kLate. Grows at the front under the registry's lock; never shrinks.
 extern std::atomic<ThreadCache*> registered_caches;
 
 }  // namespace hakmem

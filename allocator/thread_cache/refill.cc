@@ -45,7 +45,7 @@ Batch carve(ThreadCache* cache, Slab* slab, uint32_t limit) {
   block->mark_free();
   // Before the list is published: in a child forked in between, blocks may be
   // lost but are never handed out twice.
-  slab->carved += count;
+  std::atomic_ref(slab->carved).store(slab->carved + count, std::memory_order_relaxed);
   slab->used += count;
   std::atomic_signal_fence(std::memory_order_release);
   timer.finish(metrics::RefillStep::Carve);

@@ -72,8 +72,9 @@ struct alignas(64) ThreadCache {
 
   // Registry of all caches; written under its lock.
   ThreadCache* next_registered = nullptr;
-  enum class Use : uint8_t { kFree, kThread, kOrphan };
-  std::atomic<Use> use{Use::kFree};
+  // kNever: the late cache, until it is needed for the first time.
+  enum class Use : uint8_t { kNever, kFree, kThread, kOrphan, kLate };
+  std::atomic<Use> use{Use::kNever};
 
   uintptr_t tag() const { return reinterpret_cast<uintptr_t>(this); }
 };
