@@ -14,7 +14,7 @@ const theme = createTheme({ colors: { mode: 'dark' } });
 const kColumns = 24;
 const kCell = 38;
 const kGap = 8;
-const kWidth = 1440;
+const kWidth = 1600;
 const timeRange = { from: dateTime(start * 1000), to: dateTime(end * 1000), raw: { from: 'now-1m', to: 'now' } };
 
 const columnWidth = (kWidth - kGap) / kColumns;

@@ -23,7 +23,7 @@ from processes import http_get  # noqa: E402
 
 DASHBOARD = os.path.join(ROOT, "dashboards", "generated", "hakmem-fragmentation.json")
 PICTURE = os.path.join(ROOT, "docs", "images", "fragmentation.png")
-WIDTH = 1440
+WIDTH = 1600
 CELL = 38     # Grafana's 30 pixels of a cell and 8 between two
 HEADER = 64
 
@@ -32,6 +32,22 @@ def query(prometheus, expression, start, end, step):
     parameters = urllib.parse.urlencode({"query": expression, "start": start, "end": end, "step": step})
     answer = json.loads(http_get(f"{prometheus}/api/v1/query_range?{parameters}", timeout=30))
     return answer["data"]["result"]
+
+
+def fold(dashboard, open_rows):
+    """Folds every row but those of these titles, as a reader would by a click."""
+    panels, row = [], None
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            row = panel if panel["title"] not in open_rows else None
+            panels.append(panel)
+            if row is not None:
+                row["collapsed"] = True
+        elif row is not None:
+            row["panels"].append(panel)
+        else:
+            panels.append(panel)
+    dashboard["panels"] = panels
 
 
 def visible_panels(dashboard):
@@ -55,9 +71,11 @@ def answers_of(prometheus, dashboard, start, end, step):
 
 def height_of(dashboard):
     """Pixels of the open rows and the bars of the folded ones."""
-    lines = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in visible_panels(dashboard))
-    folded = sum(1 for panel in dashboard["panels"] if panel.get("collapsed"))
-    return HEADER + (lines + folded) * CELL
+    end = max(panel["gridPos"]["y"] + panel["gridPos"]["h"]
+              for each in dashboard["panels"] for panel in [each, *each.get("panels", [])])
+    hidden = sum(max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in row["panels"]) - row["gridPos"]["y"] - 1
+                 for row in dashboard["panels"] if row.get("collapsed"))
+    return HEADER + (end - hidden) * CELL
 
 
 def main():
@@ -65,11 +83,14 @@ def main():
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090")
     parser.add_argument("--seconds", type=float, default=60.0, help="how much of the past to show")
     parser.add_argument("--until", type=float, default=0.0, help="end of what is shown, as a time stamp (default: now)")
+    parser.add_argument("--rows", nargs="*", default=["Where the memory is", "By size class"],
+                        help="titles of the rows that are open in the picture")
     parser.add_argument("--output", default=PICTURE)
     options = parser.parse_args()
 
     with open(DASHBOARD, encoding="utf-8") as file:
         dashboard = json.load(file)
+    fold(dashboard, options.rows)
     end = options.until or time.time()
     start = end - options.seconds
     step = max(1, round(options.seconds / 250))

@@ -14,6 +14,7 @@ export const strip: PanelSpec[] = [
   },
   {
     ...kStat,
+    width: 2,
     title: 'Live',
     about: 'What the program holds, at allocated size. The distance to resident memory is what this dashboard explains.',
     unit: 'bytes',
@@ -57,7 +58,6 @@ export const strip: PanelSpec[] = [
   },
   {
     ...kStat,
-    width: 2,
     title: 'Unexplained',
     about: 'Resident memory that no part explains; more than a few percent means that the account is wrong.',
     unit: 'bytes',
