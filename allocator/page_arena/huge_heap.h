@@ -13,7 +13,6 @@
 #include "allocator/metrics/counters.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/page_arena/purge_policy.h"
-#include "allocator/platform/clock.h"
 
 namespace hakmem {
 
@@ -48,7 +47,7 @@ class HugeHeap {
     used_bytes_ += mapped;
     size_t again = mapped < released_bytes_ ? mapped : released_bytes_;
     released_bytes_ -= again;
-    policy_.taken_again(again);
+    policy_.taken_again(again, used_bytes_);
     metrics::count<metrics::Metric::kHugeAllocations>(shard);
     return {address, true};
   }
@@ -109,15 +108,13 @@ class HugeHeap {
     return entry->bytes.load(std::memory_order_relaxed);
   }
 
-  // Lets time pass: unmaps the oldest retained mappings. Called on cold paths.
+  // A second has passed: unmaps the mapping that is retained longest.
   void decay(uint32_t shard) {
-    uint64_t now = coarse_milliseconds();
-    if (!policy_.decay_is_due(now)) return;
     Mapping victim;
     {
       LockGuard guard(lock_);
       released_bytes_ /= 2;
-      if (policy_.decay(now, retained_bytes_) == 0 || retained_count_ == 0) return;
+      if (policy_.decay(retained_bytes_) == 0 || retained_count_ == 0) return;
       victim = drop_retained(0);
     }
     unmap(&victim, 1, shard);

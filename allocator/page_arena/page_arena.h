@@ -78,9 +78,11 @@ class PageArena {
       uint32_t committed = reservation.committed.load(std::memory_order_relaxed);
       uint32_t rest = reservation.capacity - committed;
       if (rest == 0) continue;
+      // One page stays behind as the guard.
       if (i == 0) before(committed);
       reservation.capacity = committed;
-      Memory::release(reinterpret_cast<void*>(reservation.base + committed * kSuperslabBytes), rest * kSuperslabBytes);
+      Memory::release(reinterpret_cast<void*>(reservation.base + committed * kSuperslabBytes + kPageBytes),
+                      rest * kSuperslabBytes);
       size_t kept = align_up(committed, kMetadataBatch);
       size_t had = align_up(committed + rest, kMetadataBatch);
       if (had > kept)
@@ -134,6 +136,13 @@ class PageArena {
     return {nullptr, 0};
   }
 
+  // Of superslab addresses. Any thread.
+  size_t reserved_bytes() const {
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < reservation_count(); ++i) bytes += reservations_[i].capacity * kSuperslabBytes;
+    return bytes;
+  }
+
   uint32_t reservation_count() const { return reservation_count_.load(std::memory_order_acquire); }
   const Reservation& reservation(uint32_t index) const { return reservations_[index]; }
 
@@ -181,7 +190,9 @@ class PageArena {
     size_t limit = Memory::address_space_limit();
     size_t bytes = kDefaultReservationBytes;
     if (limit != SIZE_MAX) {
-      bytes = kLimitedReservationBytes;
+      // An eighth of what there is, so that their number stays small.
+      size_t eighth = align_up(reserved_bytes() / 8, kSuperslabBytes);
+      bytes = eighth > kLimitedReservationBytes ? eighth : kLimitedReservationBytes;
       while (bytes > limit / 16 && bytes > kSuperslabBytes) bytes /= 2;
     }
     for (; bytes >= kSuperslabBytes; bytes /= 2)
@@ -193,7 +204,7 @@ class PageArena {
   }
 
   bool try_reservation(Reservation& reservation, size_t bytes) {
-    // Two gigabytes to 64 TiB: clear of the program and of the kernel's own top-down mappings.
+    // Two to 34 TiB: clear of the program and of the kernel's own top-down mappings.
     uintptr_t hint = align_up((random_secret() % (size_t{1} << 45)) + (size_t{1} << 41), kSuperslabBytes);
     // The page at the end is never committed, so that no mapping of the host merges with ours.
     size_t reserved_bytes = bytes + kPageBytes;

@@ -1,27 +1,52 @@
 #include "allocator/platform/process.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdint.h>
 
-// Both are what the C++ runtime and libc's own static part call; they have kept
-// one symbol version since glibc 2.18 and 2.3.2.
+// The C++ runtime's and libc's own static part call the second; it and the
+// first have kept these symbol versions since glibc 2.2.5 and 2.3.2. The first
+// stands in another library before 2.34: there it is absent in a process
+// without threads, which is as well.
 extern "C" {
 extern void* __dso_handle;  // NOLINT(bugprone-reserved-identifier)
-int __cxa_thread_atexit_impl(void (*function)(void*), void* argument,
-                             void* dso);  // NOLINT(bugprone-reserved-identifier)
+[[gnu::weak]] int hakmem_key_create(pthread_key_t* key, void (*destructor)(void*));
+[[gnu::weak]] int hakmem_setspecific(pthread_key_t key, const void* value);
 int __register_atfork(void (*prepare)(), void (*parent)(), void (*child)(),
                       void* dso);  // NOLINT(bugprone-reserved-identifier)
 }
+__asm__(".symver hakmem_key_create, pthread_key_create@GLIBC_2.2.5");
+__asm__(".symver hakmem_setspecific, pthread_setspecific@GLIBC_2.2.5");
 
 namespace hakmem {
+namespace {
 
-void register_thread_exit(void (*at_exit)(void*)) {
-  // Runs before the destructors of thread-specific keys, so those find an ended
-  // thread. The object that is passed is not used.
-  __cxa_thread_atexit_impl(at_exit, nullptr, &__dso_handle);
+constinit pthread_key_t exit_key = 0;
+constinit bool has_exit_key = false;
+using Callback = void (*)();
+constinit Callback on_thread_exit = nullptr;
+
+// The value of the key counts the rounds of destructors. In all but the last
+// round it only asks for another one, so that other keys' destructors find a
+// thread that is alive.
+void end_of_round(void* value) {
+  auto round = reinterpret_cast<uintptr_t>(value);
+  if (round < PTHREAD_DESTRUCTOR_ITERATIONS)
+    hakmem_setspecific(exit_key, reinterpret_cast<void*>(round + 1));
+  else
+    on_thread_exit();
 }
 
-bool is_first_thread() { return ::syscall(SYS_gettid) == ::syscall(SYS_getpid); }
+}  // namespace
+
+void set_thread_exit(void (*at_exit)()) {
+  on_thread_exit = at_exit;
+  has_exit_key = hakmem_key_create != nullptr && hakmem_key_create(&exit_key, end_of_round) == 0;
+}
+
+void watch_thread_exit() {
+  if (has_exit_key) hakmem_setspecific(exit_key, reinterpret_cast<void*>(uintptr_t{1}));
+}
 
 void register_fork_handlers(void (*prepare)(), void (*parent)(), void (*child)()) {
   __register_atfork(prepare, parent, child, &__dso_handle);

@@ -3,12 +3,14 @@
 
 namespace hakmem {
 
-// Calls `at_exit` when the calling thread ends. Takes none of the process's
-// thread-specific keys. May allocate.
-void register_thread_exit(void (*at_exit)(void*));
+// Says what is called when a thread that asked for it ends: `at_exit`, after
+// the destructors of all other thread-specific keys that can be waited for.
+// Once, before the first watch_thread_exit().
+void set_thread_exit(void (*at_exit)());
 
-// Whether the caller is the thread that the process started with.
-bool is_first_thread();
+// Asks for it, for the calling thread. Takes no lock of the dynamic linker and,
+// but for a process with dozens of keys, does not allocate.
+void watch_thread_exit();
 
 // As pthread_atfork, without its symbol version.
 void register_fork_handlers(void (*prepare)(), void (*parent)(), void (*child)());

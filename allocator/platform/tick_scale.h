@@ -37,7 +37,8 @@ class TickScale {
     uint64_t first = first_nanoseconds_.load(std::memory_order_acquire);  // pairs with the release above
     uint64_t elapsed_ticks = now_ticks - first_ticks_.load(std::memory_order_relaxed);
     if (first == 0 || now <= first || elapsed_ticks == 0) return;
-    nanoseconds_per_tick_.store(((now - first) << kFractionBits) / elapsed_ticks, std::memory_order_relaxed);
+    Wide scaled = static_cast<Wide>(now - first) << kFractionBits;
+    nanoseconds_per_tick_.store(static_cast<uint64_t>(scaled / elapsed_ticks), std::memory_order_relaxed);
     if (now - first > kSettledNanoseconds) settled_.store(true, std::memory_order_relaxed);
   }
 

@@ -4,6 +4,15 @@ namespace hakmem {
 
 constinit Heap heap;
 
+void Heap::decay_now(uint32_t shard) {
+  superslabs.decay(shard);
+  huge.decay(shard);
+  // The program may have set a limit for itself since we reserved addresses;
+  // what libc and the program map counts against it, too.
+  size_t limit = LinuxMemory::address_space_limit();
+  if (limit != SIZE_MAX && arena.reserved_bytes() > limit / 2) superslabs.trim_reservations();
+}
+
 bool Heap::reclaim_addresses(uint32_t shard) {
   size_t bytes = huge.purge(shard);
   bytes += superslabs.release_empty();

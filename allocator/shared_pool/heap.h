@@ -26,6 +26,14 @@ struct Heap {
     return allocation;
   }
 
+  // Lets time pass: gives back a part of what was retained for long. Called on
+  // cold paths, does something once a second, and that is bounded.
+  void decay(uint32_t shard) {
+    if (decay_clock.is_due(coarse_milliseconds())) [[unlikely]]
+      decay_now(shard);
+  }
+  HAKMEM_COLD void decay_now(uint32_t shard);
+
   // Unmaps what holds nothing: retained huge mappings, empty superslabs, and
   // under a limit of the address space the ends of reservations. The kernel
   // has refused a mapping. True when there was something.
@@ -35,6 +43,7 @@ struct Heap {
   SuperslabHeap<LinuxMemory> superslabs{arena};
   HugeHeap<LinuxMemory> huge{arena};
   SharedPool pool;
+  DecayClock decay_clock;
 };
 
 HAKMEM_HIDDEN extern Heap heap;

@@ -18,15 +18,23 @@ class SharedPool {
  public:
   constexpr SharedPool() = default;
 
-  // The caller owns the slab and has settled it. From here on it does not.
-  void give(Slab* slab) {
+  // The caller owns the slab and has settled it. From here on it does not; but
+  // when the last of its blocks was freed meanwhile the pool does not take it.
+  bool give(Slab* slab) {
     LockGuard guard(lock_);
+    uintptr_t giver = slab->owner.load(std::memory_order_relaxed);
     slab->state = SlabState::Pooled;
+    // Sequentially consistent with push_remote(): either we see the last push,
+    // or the pusher sees that the slab is pooled.
+    slab->owner.store(owner::kPooled, std::memory_order_seq_cst);
+    if (RemoteList::count(slab->remote.load(std::memory_order_seq_cst)) == slab->used) {
+      slab->owner.store(giver, std::memory_order_relaxed);
+      return false;
+    }
     lists_[slab->size_class].push_front(slab);
     counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) + 1,
                                     std::memory_order_relaxed);
-    // Release: whoever takes the slab, or sees that it is pooled, sees it settled.
-    slab->owner.store(owner::kPooled, std::memory_order_release);
+    return true;
   }
 
   // A slab for `new_owner` to refill from; null when there is none.

@@ -115,16 +115,17 @@ inline constexpr uint32_t kNoThreshold = 1u << 31;
 class SlabList {
  public:
   Slab* first() const { return first_; }
+  Slab* last() const { return last_; }
   bool empty() const { return first_ == nullptr; }
   void push_front(Slab* slab) {
     slab->previous = nullptr;
     slab->next = first_;
-    if (first_ != nullptr) first_->previous = slab;
+    (first_ != nullptr ? first_->previous : last_) = slab;
     first_ = slab;
   }
   void remove(Slab* slab) {
     (slab->previous != nullptr ? slab->previous->next : first_) = slab->next;
-    if (slab->next != nullptr) slab->next->previous = slab->previous;
+    (slab->next != nullptr ? slab->next->previous : last_) = slab->previous;
     slab->next = slab->previous = nullptr;
   }
   Slab* pop_front() {
@@ -135,6 +136,7 @@ class SlabList {
 
  private:
   Slab* first_ = nullptr;
+  Slab* last_ = nullptr;
 };
 
 // The map from an address of the first reservation, which is the only one of

@@ -13,13 +13,15 @@ using SuperslabState = metrics::SuperslabState;
 
 // Invariants: dirty is a subset of free; a unit being purged is in neither.
 // All fields but the constants are written under the lock of SuperslabHeap.
+inline constexpr uint32_t kPurgedBin = kUnitsPerSuperslab + 1;
+
 struct alignas(64) Superslab {
   uintptr_t address;  // constant
   Slab* slabs;        // constant; one record a unit
   uint32_t free;      // units that belong to no slab
   uint32_t dirty;     // of those: still hold pages
   uint32_t purged;    // units whose pages were given back and not used since
-  uint16_t bin;       // longest run of free units, the list it is in
+  uint16_t bin;       // the list it is in: by its longest run of free units
   bool is_released;   // its addresses are not mapped; then it is in no list but that of released ones
   Superslab* next;
   Superslab* previous;
@@ -29,7 +31,9 @@ struct alignas(64) Superslab {
     if (free != ~0u) return SuperslabState::Active;
     return dirty != 0 ? SuperslabState::Empty : SuperslabState::Purged;
   }
-  bool is_consistent() const { return (dirty & ~free) == 0 && bin == longest_run(free); }
+  // Those that are empty and purged stand apart, after those that still hold pages.
+  uint32_t right_bin() const { return state() == SuperslabState::Purged ? kPurgedBin : longest_run(free); }
+  bool is_consistent() const { return (dirty & ~free) == 0 && bin == right_bin(); }
 };
 static_assert(sizeof(Superslab) == 64);
 

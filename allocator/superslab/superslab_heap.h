@@ -77,13 +77,10 @@ class SuperslabHeap {
       purge(excess, shard);
   }
 
-  // Lets time pass: gives back a part of what has been retained for long.
-  // Called on cold paths; bounded.
+  // A second has passed: gives back a part of what is retained.
   void decay(uint32_t shard) {
-    uint64_t now = coarse_milliseconds();
-    if (!policy_.decay_is_due(now)) return;
     lock_.lock();
-    size_t excess = policy_.decay(now, retained_bytes());
+    size_t excess = policy_.decay(retained_bytes());
     lock_.unlock();
     if (excess > 0) purge(excess, shard);
   }
@@ -113,17 +110,18 @@ class SuperslabHeap {
     // now; one that begins later finds no such link. Sequentially consistent
     // with ReaderScope.
     if (readers_.load(std::memory_order_seq_cst) != 0) return 0;
-    while (Superslab* superslab = bins_[kUnitsPerSuperslab].first) {
-      unlink(superslab);
-      size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
-      retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
-      superslab->dirty = superslab->purged = 0;
-      superslab->is_released = true;
-      Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
-      superslab->next = released_;
-      released_ = superslab;
-      bytes += kSuperslabBytes;
-    }
+    for (uint32_t bin : {kUnitsPerSuperslab, kPurgedBin})
+      while (Superslab* superslab = bins_[bin].first) {
+        unlink(superslab);
+        size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
+        retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
+        superslab->dirty = superslab->purged = 0;
+        superslab->is_released = true;
+        Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
+        superslab->next = released_;
+        released_ = superslab;
+        bytes += kSuperslabBytes;
+      }
     return bytes;
   }
 
@@ -164,13 +162,15 @@ class SuperslabHeap {
 
   // Debug builds and tests, with no call under way.
   bool is_consistent() const {
-    for (uint32_t bin = 0; bin <= kUnitsPerSuperslab; ++bin)
+    for (uint32_t bin = 0; bin <= kPurgedBin; ++bin)
       for (Superslab* superslab = bins_[bin].first; superslab != nullptr; superslab = superslab->next)
         if (!superslab->is_consistent() || superslab->bin != bin) return false;
     return arena_.is_consistent();
   }
 
  private:
+  static constexpr uint32_t kMaxRemaps = 4;
+
   struct Bin {
     Superslab* first = nullptr;
     Superslab* last = nullptr;
@@ -184,7 +184,8 @@ class SuperslabHeap {
   }
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {
-    for (Superslab** link_to = &released_; *link_to != nullptr; link_to = &(*link_to)->next) {
+    uint32_t tries = kMaxRemaps;
+    for (Superslab** link_to = &released_; *link_to != nullptr && tries > 0; link_to = &(*link_to)->next, --tries) {
       Superslab* superslab = *link_to;
       if (!Memory::map_at(reinterpret_cast<void*>(superslab->address), kSuperslabBytes)) continue;
       *link_to = superslab->next;
@@ -231,7 +232,7 @@ class SuperslabHeap {
     unlink(superslab);
     uint32_t dirty_units = static_cast<uint32_t>(__builtin_popcount(superslab->dirty & run));
     uint32_t purged_units = static_cast<uint32_t>(__builtin_popcount(superslab->purged & run));
-    if (purged_units != 0) policy_.taken_again(purged_units * kUnitBytes);
+    if (purged_units != 0) policy_.taken_again(purged_units * kUnitBytes, used_bytes_);
     superslab->free &= ~run;
     superslab->dirty &= ~run;
     superslab->purged &= ~run;
@@ -293,7 +294,7 @@ class SuperslabHeap {
     }
     link(superslab);
     lock_.unlock();
-    return is_purged ? bytes : 0;
+    return is_purged ? bytes : 0;  // 0: no use to go on
   }
 
   // Whole superslabs first, and of those the one that waited longest.
@@ -306,7 +307,7 @@ class SuperslabHeap {
   }
 
   void link(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
-    superslab->bin = static_cast<uint16_t>(longest_run(superslab->free));
+    superslab->bin = static_cast<uint16_t>(superslab->right_bin());
     Bin& bin = bins_[superslab->bin];
     superslab->previous = nullptr;
     superslab->next = bin.first;
@@ -331,7 +332,7 @@ class SuperslabHeap {
   Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   uint64_t bins_in_use_ HAKMEM_GUARDED_BY(lock_) = 0;
-  Bin bins_[kUnitsPerSuperslab + 1] HAKMEM_GUARDED_BY(lock_){};
+  Bin bins_[kPurgedBin + 1] HAKMEM_GUARDED_BY(lock_){};
 };
 
 }  // namespace hakmem

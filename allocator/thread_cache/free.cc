@@ -8,8 +8,8 @@
 namespace hakmem {
 namespace {
 
-// Sleeping slabs looked at for remote frees at each claim, so that a thread
-// that only frees keeps up with those that free into its slabs.
+// Sleeping slabs looked at with each claim, in turn: so a thread that only frees
+// keeps up with those that free into its slabs.
 constexpr uint32_t kSleepersToTidy = 2;
 
 // Available slabs of a class that a thread keeps for itself while it does not
@@ -17,33 +17,16 @@ constexpr uint32_t kSleepersToTidy = 2;
 // allocated from the class keeps none.
 constexpr uint32_t kKeptAvailable = 8;
 
-bool is_wanted_here(const ClassState& state) {
-  return state.current != nullptr && state.available_count < kKeptAvailable;
+// Address space of the sleeping slabs of a class that a thread keeps while
+// there are other threads, who may free what is left in them.
+constexpr size_t kKeptSleepingBytes = 8 * kMiB;
+
+bool is_wanted_here(const ThreadCache* cache, const ClassState& state) {
+  if (is_late(cache)) return false;
+  return !has_other_threads() || (state.current != nullptr && state.available_count < kKeptAvailable);
 }
 
-// After collecting: brings an owned slab in no list to where it belongs. The
-// caller may not own it any more afterwards.
-void place(ThreadCache* cache, Slab* slab) {
-  ClassState& state = cache->classes[slab->size_class];
-  if (slab->used == 0) return retire(cache, slab);
-  uint32_t threshold = slab->shape().wake_threshold;
-  if (slab->listed() < threshold) {
-    slab->state = SlabState::Sleeping;
-    uint32_t missing = threshold - slab->listed();
-    slab->set_countdown(missing < slab->used ? missing : slab->used);
-    state.sleeping.push_front(slab);
-  } else if (is_wanted_here(state) || !has_other_threads()) {
-    slab->state = SlabState::Available;
-    slab->set_countdown(slab->used);
-    state.available.push_front(slab);
-    ++state.available_count;
-  } else {
-    slab->set_countdown(kNoThreshold);
-    heap.pool.give(slab);
-  }
-}
-
-// Takes an owned slab out of the list that place() put it into.
+// Takes an owned slab out of the list that place() put it into, and settles it.
 void displace(ThreadCache* cache, Slab* slab) {
   ClassState& state = cache->classes[slab->size_class];
   if (slab->state == SlabState::Available) {
@@ -51,21 +34,41 @@ void displace(ThreadCache* cache, Slab* slab) {
     --state.available_count;
   } else {
     state.sleeping.remove(slab);
+    --state.sleeping_count;
   }
   settle_and_count(cache, slab);
   collect_remote(cache, slab);
   HAKMEM_ASSERT(slab->is_consistent());
 }
 
-void tidy_sleepers(ThreadCache* cache, uint32_t size_class) {
-  Slab* slab = cache->classes[size_class].sleeping.first();
-  for (uint32_t i = 0; slab != nullptr && i < kSleepersToTidy; ++i) {
-    Slab* next = slab->next;
-    if (slab->remote.load(std::memory_order_relaxed) != 0) {
-      displace(cache, slab);
+// Leaves a settled, part-full slab in no list to whoever refills from the class next.
+void give_to_pool(ThreadCache* cache, Slab* slab) {
+  slab->set_countdown(kNoThreshold);
+  if (heap.pool.give(slab)) return;
+  // The last of its blocks came back in between.
+  collect_remote(cache, slab);
+  retire(cache, slab);
+}
+
+// Looks at the slabs that have slept longest, and leaves what the thread should
+// not keep to others.
+void tidy_class(ThreadCache* cache, uint32_t size_class) {
+  ClassState& state = cache->classes[size_class];
+  size_t kept = kKeptSleepingBytes / (kClassShapes[size_class].units * kUnitBytes);
+  for (uint32_t i = 0; i < kSleepersToTidy && state.sleeping_count > 1; ++i) {
+    Slab* slab = state.sleeping.last();
+    bool is_surplus = state.sleeping_count > kept && has_other_threads();
+    displace(cache, slab);
+    if (!is_surplus || slab->used == 0 || slab->listed() >= slab->shape().wake_threshold) {
+      place(cache, slab);
+    } else if (!abandon(cache, slab)) {
       place(cache, slab);
     }
-    slab = next;
+  }
+  if (state.available_count > kKeptAvailable && has_other_threads()) {
+    Slab* slab = state.available.last();
+    displace(cache, slab);
+    slab->used == 0 ? retire(cache, slab) : give_to_pool(cache, slab);
   }
 }
 
@@ -87,8 +90,12 @@ __attribute__((no_sanitize("thread"))) HAKMEM_COLD void confirm_is_live(ThreadCa
   uint32_t capacity = slab->shape().capacity;
   uint64_t remote = slab->remote.load(std::memory_order_acquire);
   Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  // Caches are never unmapped, so that of another owner can be read.
+  const auto* listing = owner_word >= owner::kFirstThread ? reinterpret_cast<const ThreadCache*>(owner_word) : cache;
+  SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
   if (is_on_list(block, slab->free, capacity) || is_on_list(block, remote_first, capacity) ||
-      is_on_list(block, cache->lists[slab->size_class], capacity))
+      is_on_list(block, listing->lists[slab->size_class], capacity))
     fail(Message::kDoubleFree, reinterpret_cast<uintptr_t>(block));
   block->clear_key();
 }
@@ -112,7 +119,7 @@ void free_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   cache->exact.count_free(size_class);
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{1});
   place(cache, slab);
-  tidy_sleepers(cache, size_class);
+  tidy_class(cache, size_class);
 }
 
 void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
@@ -130,7 +137,10 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   // others. What follows is right for any slab in that state.
   uintptr_t now = slab->owner.load(std::memory_order_seq_cst);
   if (now == owner::kUnowned && try_claim(cache, slab)) return place(cache, slab);
-  if (now == owner::kPooled && heap.pool.take_if_empty(slab)) {
+  // `used` does not change while a slab is pooled; the pool looks again under its lock.
+  if (now == owner::kPooled &&
+      RemoteList::count(pushed) == std::atomic_ref(slab->used).load(std::memory_order_relaxed) &&
+      heap.pool.take_if_empty(slab)) {
     metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{slab->used});
     metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{slab->used});
     slab->used = 0;
@@ -167,6 +177,37 @@ void free_with(ThreadCache* cache, void* address) {
 
 }  // namespace
 
+void place(ThreadCache* cache, Slab* slab) {
+  ClassState& state = cache->classes[slab->size_class];
+  if (slab->used == 0) return retire(cache, slab);
+  uint32_t threshold = slab->shape().wake_threshold;
+  if (slab->listed() < threshold && !is_late(cache)) {
+    slab->state = SlabState::Sleeping;
+    uint32_t missing = threshold - slab->listed();
+    slab->set_countdown(missing < slab->used ? missing : slab->used);
+    state.sleeping.push_front(slab);
+    ++state.sleeping_count;
+  } else if (is_wanted_here(cache, state)) {
+    slab->state = SlabState::Available;
+    slab->set_countdown(slab->used);
+    state.available.push_front(slab);
+    ++state.available_count;
+  } else {
+    give_to_pool(cache, slab);
+  }
+}
+
+bool abandon(ThreadCache* cache, Slab* slab) {
+  slab->set_countdown(kNoThreshold);
+  slab->state = SlabState::Unowned;
+  // Sequentially consistent with push_remote(): either we see the push, or the
+  // pusher sees that nobody owns the slab.
+  slab->owner.store(owner::kUnowned, std::memory_order_seq_cst);
+  // From here on it may be claimed, emptied, used anew for another class and
+  // abandoned there: what is claimed back is taken for whatever it is by then.
+  return slab->remote.load(std::memory_order_seq_cst) == 0 || !try_claim(cache, slab);
+}
+
 void free_cold(void* address) {
   if (address == nullptr) return;
   ThreadCache* cache = current_cache();
@@ -198,14 +239,13 @@ void retire(ThreadCache* cache, Slab* slab) {
   metrics::count<metrics::Metric::kSlabRetirements>(cache->shard);
   uint32_t shard = cache->shard;
   heap.superslabs.give_span(slab, shard);
-  heap.superslabs.decay(shard);
+  heap.decay(shard);
 }
 
 void let_go(ThreadCache* cache, Slab* slab) {
   collect_remote(cache, slab);
   if (slab->used == 0) return retire(cache, slab);
-  slab->set_countdown(kNoThreshold);
-  if (!slab->is_exhausted()) return heap.pool.give(slab);
+  if (!slab->is_exhausted()) return give_to_pool(cache, slab);
   if (!abandon(cache, slab)) let_go(cache, slab);
 }
 

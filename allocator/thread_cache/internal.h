@@ -47,12 +47,20 @@ void retire(ThreadCache* cache, Slab* slab);
 // Gives up an owned, settled slab that is in no list: retired, pooled or unowned.
 void let_go(ThreadCache* cache, Slab* slab);
 
-// Marks an exhausted, settled slab unowned. False when a remote free came in
-// between: then the caller still owns it.
+// After settling and collecting: brings an owned slab in no list to where it
+// belongs. The caller may not own it any more afterwards.
+void place(ThreadCache* cache, Slab* slab);
+
+// Marks a settled slab in no list unowned. False when a remote free came in
+// between: then the caller owns a slab, settled and collected, and has to place
+// it; it may have become one of another class.
 bool abandon(ThreadCache* cache, Slab* slab);
 
 // In the child of a fork, later: gives the slabs of the parent's other threads to the pool.
 void adopt_orphans(ThreadCache* cache);
+
+// Whether this is the cache of ended threads.
+bool is_late(const ThreadCache* cache);
 
 // Whether more than one thread has a cache now.
 bool has_other_threads();

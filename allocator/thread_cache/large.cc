@@ -9,6 +9,9 @@
 namespace hakmem {
 namespace {
 
+// More than a process can have; refused before anything is given back for it.
+constexpr size_t kMaxAddressBytes = size_t{1} << 47;
+
 LargeAllocation allocate_units(size_t bytes, uint32_t shard) {
   uint32_t units = static_cast<uint32_t>((bytes + kUnitBytes - 1) / kUnitBytes);
   Slab* slab = heap.take_span(units, SlabState::Large, metrics::kLargeClass, shard);
@@ -23,8 +26,8 @@ LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment
   LargeAllocation result{nullptr, false};
   if (is_large) {
     result = allocate_units(bytes, cache->shard);
-  } else if (bytes <= PTRDIFF_MAX - alignment) {
-    heap.huge.decay(cache->shard);
+  } else if (bytes <= kMaxAddressBytes && alignment <= kMaxAddressBytes) {
+    heap.decay(cache->shard);
     auto [address, zeroed] = heap.allocate_huge(bytes, alignment, cache->shard);
     result = {address, zeroed};
   }
@@ -61,12 +64,13 @@ void free_large(Slab* slab, void* address, uint32_t shard) {
     fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
   thread_state.cache->exact.count_free(metrics::kLargeClass);
   heap.superslabs.give_span(slab, shard);
-  heap.superslabs.decay(shard);
+  heap.decay(shard);
 }
 
 void free_huge(void* address, uint32_t shard, Message if_unknown) {
   thread_state.cache->exact.count_free(metrics::kHugeClass);
   if (!heap.huge.free(address, shard)) fail(if_unknown, reinterpret_cast<uintptr_t>(address));
+  heap.decay(shard);
 }
 
 }  // namespace hakmem

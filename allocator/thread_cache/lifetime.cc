@@ -102,14 +102,13 @@ void let_go_of_all(ThreadCache* cache, SlabList& slabs) {
   }
 }
 
-void end_thread(void*) {
-  // The first thread ends with the process; what runs after this may still allocate much.
-  if (is_first_thread() || thread_state.phase != ThreadPhase::kRunning) return;
+void end_thread() {
+  if (thread_state.phase != ThreadPhase::kRunning) return;
   int saved_errno = errno;
   call_transition_hook();
   ThreadCache* cache = thread_state.cache;
-  // Destructors of other keys and of other libraries may come after this one:
-  // they find an ended thread and use the late cache.
+  // What still comes, libc's own last frees and destructors that asked for even
+  // more rounds, finds an ended thread and uses the late cache.
   thread_state = {const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kExited};
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     ClassState& state = cache->classes[size_class];
@@ -120,7 +119,7 @@ void end_thread(void*) {
       state.current = nullptr;
     }
     let_go_of_all(cache, state.available);
-    state.available_count = 0;
+    state.available_count = state.sleeping_count = 0;
     let_go_of_all(cache, state.sleeping);
   }
   // Release: the next thread with this cache sees it as it was left.
@@ -197,9 +196,10 @@ ThreadCache* start_thread() {
     // Registered before any other handler, so that these hold the locks only
     // while nothing else of the program runs.
     register_fork_handlers(lock_all, unlock_all, after_fork_in_child);
+    set_thread_exit(end_thread);
     check_environment();
   }
-  register_thread_exit(end_thread);
+  watch_thread_exit();
   metrics::count<metrics::Metric::kThreadsStarted>(cache->shard);
   call_transition_hook();
   return cache;
@@ -208,6 +208,7 @@ ThreadCache* start_thread() {
 void adopt_orphans(ThreadCache* cache) {
   if (!orphans_pending.load(std::memory_order_relaxed)) [[likely]]
     return;
+  if (is_late(cache)) return;  // the lock is held; an ordinary thread will do it
   LockGuard guard(registry_lock);
   if (!orphans_pending.exchange(false, std::memory_order_relaxed)) return;
   for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
@@ -232,6 +233,8 @@ void adopt_orphans(ThreadCache* cache) {
     orphan->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
   }
 }
+
+bool is_late(const ThreadCache* cache) { return cache == &late_cache; }
 
 bool has_other_threads() { return threads_running.load(std::memory_order_relaxed) > 1; }
 

@@ -95,6 +95,7 @@ Slab* woken_sleeper(ClassState& state) {
   for (uint32_t i = 0; slab != nullptr && i < kSleepersToCheck; ++i, slab = slab->next) {
     if (RemoteList::count(slab->remote.load(std::memory_order_relaxed)) < slab->shape().wake_threshold) continue;
     state.sleeping.remove(slab);
+    --state.sleeping_count;
     return slab;
   }
   return nullptr;
@@ -130,23 +131,19 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
 Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   ClassState& state = cache->classes[size_class];
   if (state.current != nullptr) {
-    do {
-      Batch batch = take_batch(cache, state.current, limit);
-      if (batch.count > 0) return batch;
-    } while (!abandon(cache, state.current));
+    Batch batch = take_batch(cache, state.current, limit);
+    if (batch.count > 0) return batch;
+    Slab* exhausted = state.current;
     state.current = nullptr;
+    if (!abandon(cache, exhausted)) place(cache, exhausted);
   }
-  for (;;) {
-    NextSlab next = next_slab(cache, state, size_class);
-    if (next.slab == nullptr) return {nullptr, 0, next.source};
-    Batch batch = take_batch(cache, next.slab, limit);
-    batch.source = next.source;
-    if (batch.count > 0) {
-      state.current = next.slab;
-      return batch;
-    }
-    abandon(cache, next.slab);  // all its frees are still to come
-  }
+  NextSlab next = next_slab(cache, state, size_class);
+  if (next.slab == nullptr) return {nullptr, 0, next.source};
+  state.current = next.slab;
+  Batch batch = take_batch(cache, next.slab, limit);
+  batch.source = next.source;
+  HAKMEM_ASSERT(batch.count > 0);
+  return batch;
 }
 
 void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
@@ -206,19 +203,6 @@ void collect_remote(ThreadCache* cache, Slab* slab) {
   }
   slab->free = first;
   slab->used -= count;
-}
-
-bool abandon(ThreadCache* cache, Slab* slab) {
-  slab->set_countdown(kNoThreshold);
-  slab->state = SlabState::Unowned;
-  // Sequentially consistent with push_remote(): either we see the push, or the
-  // pusher sees that nobody owns the slab.
-  slab->owner.store(owner::kUnowned, std::memory_order_seq_cst);
-  if (slab->remote.load(std::memory_order_seq_cst) == 0) return true;
-  uintptr_t expected = owner::kUnowned;
-  if (!slab->owner.compare_exchange_strong(expected, cache->tag(), std::memory_order_acquire)) return true;
-  slab->state = SlabState::Current;
-  return false;
 }
 
 void* allocate_cold(size_t bytes) {

@@ -47,7 +47,8 @@ void draw(ThreadCache* cache, uint32_t size_class) {
 
 uint32_t objects_until_sample(ThreadCache* cache, uint32_t size_class) {
   uint32_t& until_sample = cache->classes[size_class].until_sample;
-  if (until_sample == kUndrawn) draw(cache, size_class);
+  bool is_on_again = until_sample == kNever && metrics::sample_interval_bytes.load(std::memory_order_relaxed) != 0;
+  if (until_sample == kUndrawn || is_on_again) draw(cache, size_class);
   return until_sample == kNever ? kNever : until_sample - 1;
 }
 

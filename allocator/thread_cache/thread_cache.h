@@ -32,6 +32,7 @@ struct ClassState {
   SlabList available;       // owned, with free blocks
   SlabList sleeping;        // owned, with too few of them
   uint32_t available_count = 0;
+  uint32_t sleeping_count = 0;
   uint32_t until_sample = 0;  // objects handed out before the next sample (builds with statistics)
   uint32_t listed_bound = 0;  // objects handed to the list by the last refill
 };
