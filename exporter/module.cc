@@ -1,8 +1,11 @@
 // The exporter module: the endpoint inside a host process. Loaded privately by
 // the telemetry library, on a thread of its own, only when HAKMEM_LISTEN is set.
+#include <errno.h>
+
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "exporter/embedded_collectable.h"
 #include "exporter/http_server.h"
@@ -44,6 +47,15 @@ Response answer(const EmbeddedCollectable& collectable, const Request& request) 
   }
 }
 
+// Whether the port is in use by an ancestor, which may be a moment ahead of us.
+bool is_an_ancestors(const ModuleHost& host) {
+  for (int attempt = 0; attempt < 4; ++attempt) {
+    if (host.ancestor_serves()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  }
+  return false;
+}
+
 void serve(const ModuleHost& host) {
   // Never destroyed: the process may end while this thread is at work.
   auto* collectable = new EmbeddedCollectable(host);
@@ -54,6 +66,7 @@ void serve(const ModuleHost& host) {
   callbacks.may_run = host.may_serve;
   auto* server = new HttpServer(std::move(callbacks));
   if (int error = server->listen(host.address, host.port); error != 0) {
+    if (error == EADDRINUSE && is_an_ancestors(host)) return;
     logger().error("no endpoint: cannot listen on {}: {}", address_text(host), strerror(error));
     return;
   }

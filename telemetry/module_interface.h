@@ -24,6 +24,8 @@ struct ModuleHost {
   void (*socket_closed)(int fd);
   // Whether the endpoint answers: descendants then stay silent.
   void (*set_serving)(bool serving);
+  // Whether an ancestor serves by now: then a port in use is no news.
+  bool (*ancestor_serves)();
   // False once the process ends, or in a forked child.
   bool (*may_serve)();
 };

@@ -91,10 +91,16 @@ void socket_closed(int fd) {
       socket.fd_plus_one.store(0, std::memory_order_release);
 }
 
+// The holder of the page, or a lone thread, only.
+void set_serving_state(ServingState serving_state) {
+  if (PageHeader* header = page())
+    header->serving.store(static_cast<uint32_t>(serving_state), std::memory_order_release);
+}
+
 void set_serving(bool on) {
   serving.role.store(on ? Role::Serving : Role::Finished, std::memory_order_release);
   if (!acquire_page()) return;
-  if (PageHeader* header = page()) header->serving.store(on ? 1 : 0, std::memory_order_release);
+  set_serving_state(on ? ServingState::Yes : ServingState::No);
   release_page();
 }
 
@@ -120,7 +126,7 @@ bool page_says_serving(uint64_t pid_namespace, uint32_t pid, uint64_t start_time
   close(fd);
   const auto* header = reinterpret_cast<const PageHeader*>(bytes);
   return read_all && header->magic.load(std::memory_order_relaxed) == kPageMagic &&
-         header->catalogue_hash == kCatalogueHash && header->serving.load(std::memory_order_relaxed) == 1;
+         header->catalogue_hash == kCatalogueHash && header->serving.load(std::memory_order_relaxed) != 0;
 }
 
 // HAKMEM_LISTEN is inherited: what a serving process starts is shown by it.
@@ -184,6 +190,8 @@ void* serving_thread(void*) {
   }
   if (acquire_page()) {
     if (page() == nullptr) create_page(true, true);
+    // Descendants that are about to serve see this before the module is loaded.
+    set_serving_state(ServingState::Soon);
     note_files_before();
     release_page();
   }
@@ -195,8 +203,7 @@ void* serving_thread(void*) {
     }
     serve(&serving.host);
   }
-  if (serving.role.load(std::memory_order_relaxed) != Role::Silent)
-    serving.role.store(Role::Finished, std::memory_order_release);
+  set_serving(false);
   return nullptr;
 }
 
@@ -244,8 +251,15 @@ void start_serving() {
   char name[16] = {};
   prctl(PR_GET_NAME, name, 0, 0, 0);
   if (is_set(Variable::kProgram) && strcmp(name, environment_text(Variable::kProgram)) != 0) return;
-  serving.host = {kModuleInterface, listen.address, listen.port,   environment_text(Variable::kPages),
-                  refresh,          socket_opened,  socket_closed, set_serving,
+  serving.host = {kModuleInterface,
+                  listen.address,
+                  listen.port,
+                  environment_text(Variable::kPages),
+                  refresh,
+                  socket_opened,
+                  socket_closed,
+                  set_serving,
+                  an_ancestor_serves,
                   may_serve};
   pthread_atfork(nullptr, nullptr, start_in_child);
   start_thread();
@@ -260,6 +274,8 @@ void leave_serving_to_parent() {
   if (serving.role.load(std::memory_order_relaxed) == Role::Serving)
     serving.role.store(Role::Silent, std::memory_order_relaxed);
 }
+
+bool endpoint_is_coming() { return serving.role.load(std::memory_order_relaxed) == Role::Waiting; }
 
 void stop_serving() { serving.stopped.store(true, std::memory_order_relaxed); }
 

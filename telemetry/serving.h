@@ -8,6 +8,9 @@ namespace hakmem::telemetry {
 // Once, from a constructor.
 void start_serving();
 
+// Whether the thread will soon need a page, and will say so where it gets none.
+bool endpoint_is_coming();
+
 // In a forked child: closes the parent's sockets and remembers whether the
 // parent served. Async-signal-safe.
 void leave_serving_to_parent();

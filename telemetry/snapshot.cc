@@ -156,7 +156,7 @@ PageVerdict read_from(Source& source, Snapshot* snapshot) {
   snapshot->comm = printable(header.identity.comm, sizeof header.identity.comm);
   snapshot->version = printable(header.version, sizeof header.version);
   snapshot->build = printable(header.build, sizeof header.build);
-  snapshot->serving = header.serving.load(std::memory_order_relaxed) == 1;
+  snapshot->serving = header.serving.load(std::memory_order_relaxed) == static_cast<uint32_t>(ServingState::Yes);
   std::copy(std::begin(header.class_bytes), std::end(header.class_bytes), std::begin(snapshot->class_bytes));
 
   snapshot->published_.resize(metrics::kPublishSlots);

@@ -62,6 +62,9 @@ struct Identity {
   char comm[16];
 };
 
+// Whether a process answers scrapes itself; its descendants then do not.
+enum class ServingState : uint32_t { No, Yes, Soon };
+
 struct PageHeader {
   std::atomic<uint64_t> magic;  // stored last, so that a page half made is not read
   uint32_t layout_version;
@@ -71,7 +74,7 @@ struct PageHeader {
   char version[16];
   char build[16];
   std::atomic<uint32_t> shard_count;  // a power of two; grows only
-  std::atomic<uint32_t> serving;      // 1 while the process answers scrapes itself
+  std::atomic<uint32_t> serving;      // a ServingState
   // Odd while the publisher stores its figures: a reader that sees an odd
   // number, or two different ones, reads again.
   std::atomic<uint64_t> publish_epoch;

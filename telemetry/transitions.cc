@@ -84,7 +84,7 @@ void on_transition() {
     case PageHome::Refused: return;
     case PageHome::None:
       if (!counters_look_busy() || !try_acquire_page()) return;
-      if (page_home() == PageHome::None) create_page(is_set(Variable::kPages), false);
+      if (page_home() == PageHome::None) create_page(is_set(Variable::kPages) && !endpoint_is_coming(), false);
       release_page();
       return;
     case PageHome::File:

@@ -32,12 +32,17 @@ def main():
     unittest.main(module="__main__", verbosity=2)
 
 
+def built(name):
+    """Path of a program or library of the build."""
+    return str(BUILD / name)
+
+
 def library():
-    return str(BUILD / "libhakmem-telemetry.so")
+    return built("libhakmem-telemetry.so")
 
 
 def workload():
-    return str(BUILD / "tests" / "exporter_workload")
+    return built("tests/exporter_workload")
 
 
 def environment(preload=True, **variables):
@@ -161,7 +166,8 @@ class Program:
         if self.last and not query:
             now = counters_of(scrape)
             for key, value in counters_of(self.last).items():
-                assert now.get(key, -1) >= value, f"{key} fell from {value} to {now.get(key)}"
+                of_ended = "pid" in dict(key[1]) and key not in now
+                assert of_ended or now.get(key, -1) >= value, f"{key} fell from {value} to {now.get(key)}"
         if not query:
             self.last = scrape
         return scrape
@@ -196,4 +202,4 @@ def lines(text):
     return [line for line in text.splitlines() if line]
 
 
-__all__ = [name for name in globals() if not name.startswith("_")]
+__all__ = [name for name in globals() if not name.startswith("_") and name != "BUILD"]

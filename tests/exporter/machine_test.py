@@ -1,1 +1,172 @@
+#!/usr/bin/env python3
+"""hakmem-exporter: all processes of a folder of pages, the ended ones, and pages that are none."""
 
+import struct
+import tempfile
+
+from harness import *
+
+
+class MachineExporter:
+    """A running hakmem-exporter over a folder of its own."""
+
+    def __init__(self, pages):
+        self.port = free_port()
+        self.errors = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([built("hakmem-exporter"), "--listen", f"127.0.0.1:{self.port}", "--pages", pages],
+                                        env=environment(preload=False), stderr=self.errors)
+        wait_until(lambda: is_serving(self.port), "hakmem-exporter")
+
+    def scrape(self, query=""):
+        return Scrape(get(self.port, "/metrics" + query))
+
+    def stop(self):
+        self.process.terminate()
+        status = self.process.wait(10)
+        self.errors.close()
+        return status
+
+
+class Machine(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(self.folder.cleanup)
+        self.exporter = MachineExporter(self.folder.name)
+        self.addCleanup(lambda: self.exporter.process.poll() is None and self.exporter.stop())
+
+    def start(self, objects, **variables):
+        program = Program(listen=False, pages=self.folder.name, HAKMEM_SAMPLE_BYTES="0", **variables)
+        self.addCleanup(program.__exit__)
+        program.do(f"alloc 0 {objects} 1000")
+        return program
+
+    def test_every_process_is_shown_with_at_most_sixty_series(self):
+        first, second = self.start(5000), self.start(10000)
+        scrape = self.exporter.scrape()
+        scrape.lint()
+        self.assertEqual(scrape.value("hakmem_exporter_pages"), 2)
+        for program, objects in ((first, 5000), (second, 10000)):
+            pid = str(program.pid)
+            series = [key for key in scrape.values if ("pid", pid) in key[1]]
+            self.assertLessEqual(len(series), 60)
+            self.assertGreater(len(series), 15)
+            self.assertTrue(all(("comm", "exporter_worklo") in key[1] for key in series))
+            self.assertGreater(scrape.value("hakmem_refills_total", pid=pid, size_class="all"), objects / 64 - 1)
+            self.assertEqual(scrape.value("hakmem_build_info", pid=pid, build="telemetry"), 1)
+
+    def test_one_process_in_full(self):
+        first, second = self.start(5000), self.start(5000)
+        scrape = self.exporter.scrape(f"?pid={first.pid}")
+        scrape.lint()
+        self.assertAlmostEqual(scrape.value("hakmem_refill_objects_total", pid=str(first.pid), size_class="1024"), 5000, delta=64)
+        self.assertFalse(scrape.matching("hakmem_refill_objects_total", pid=str(second.pid)))
+
+    def test_a_process_without_an_endpoint_measures_itself_once_a_second(self):
+        program = self.start(5000)
+        pid = str(program.pid)
+
+        def published():
+            program.do("alloc 1 200 1000")  # a transition
+            found = self.exporter.scrape().matching("hakmem_published_timestamp_seconds", pid=pid)
+            return found and next(iter(found.values()))
+
+        first = wait_until(published, "the first figures")
+        second = wait_until(lambda: (now := published()) and now != first and now, "the next figures")
+        self.assertGreater(second - first, 0.9)
+        scrape = self.exporter.scrape()
+        self.assertGreater(scrape.value("hakmem_resident_bytes", pid=pid, part="live"), 4_000_000)
+        self.assertLess(abs(second - time.time()), 10)
+
+    def test_totals_of_ended_processes_stay(self):
+        killed, ended = self.start(5000), self.start(10000)
+        before = self.exporter.scrape()
+        sums = {key: 0 for key in ("hakmem_refills_total", "hakmem_threads_started_total")}
+        for name in sums:
+            sums[name] = before.value(name)
+        killed.process.kill()
+        killed.process.wait()
+        self.assertEqual(ended.end(), 0)
+        after = self.exporter.scrape()
+        after.lint()
+        self.assertEqual(after.value("hakmem_exporter_pages"), 0)
+        for name, value in sums.items():
+            self.assertGreaterEqual(after.value(name, pid="ended", comm="exporter_worklo"), value, name)
+        self.assertEqual(os.listdir(self.folder.name), [], "pages of ended processes are removed")
+        again = self.exporter.scrape()
+        self.assertEqual(again.value("hakmem_refills_total", pid="ended"), after.value("hakmem_refills_total", pid="ended"))
+        self.assertFalse(again.matching("hakmem_live_bytes"), "the dead hold nothing")
+
+    def test_a_page_left_from_before_the_exporter_started_is_counted_once(self):
+        program = self.start(5000)
+        program.process.kill()
+        program.process.wait()
+        wait_until(lambda: self.exporter.scrape().matching("hakmem_refills_total", pid="ended"), "the totals")
+        value = self.exporter.scrape().value("hakmem_refills_total", pid="ended")
+        self.assertEqual(self.exporter.scrape().value("hakmem_refills_total", pid="ended"), value)
+
+    def test_bad_pages_are_counted_and_harm_nobody(self):
+        program = self.start(5000)
+        page = pathlib.Path(next(pathlib.Path(self.folder.name).iterdir()))
+        good = page.read_bytes()
+        namespace = page.name.split(".")[1]
+
+        def put(number, data):
+            pathlib.Path(self.folder.name, f"hakmem.{namespace}.{number}.1").write_bytes(data)
+
+        pid = os.getpid()  # lives, so that its page is not taken for that of an ended process
+        cases = {"not_a_page": b"x" * 40000, "foreign_version": good[:8] + struct.pack("<I", 999) + good[12:],
+                 "foreign_catalogue": good[:16] + b"\1" * 8 + good[24:], "damaged": good}
+        for problem, data in cases.items():
+            before = self.exporter.scrape().value("hakmem_exporter_pages_skipped_total", problem=problem)
+            put(pid, data)
+            scrape = self.exporter.scrape()
+            self.assertEqual(scrape.value("hakmem_exporter_pages_skipped_total", problem=problem), before + 1, problem)
+            self.assertEqual(scrape.value("hakmem_exporter_pages"), 1)
+            self.assertTrue(scrape.matching("hakmem_live_bytes", pid=str(program.pid))
+                            or scrape.matching("hakmem_refills_total", pid=str(program.pid)))
+            scrape.lint()
+        os.unlink(pathlib.Path(self.folder.name, f"hakmem.{namespace}.{pid}.1"))
+        before = self.exporter.scrape().value("hakmem_exporter_pages_skipped_total", problem="unreadable")
+        os.mkfifo(pathlib.Path(self.folder.name, f"hakmem.{namespace}.{pid}.1"))
+        scrape = self.exporter.scrape()
+        self.assertEqual(scrape.value("hakmem_exporter_pages_skipped_total", problem="unreadable"), before + 1)
+
+    def test_truncating_a_page_while_it_is_read_does_not_end_the_exporter(self):
+        program = self.start(5000)
+        page = next(pathlib.Path(self.folder.name).iterdir())
+        self.exporter.scrape()
+        copy = page.read_bytes()
+        fake = page.with_name(f"hakmem.{page.name.split('.')[1]}.{os.getpid()}.1")
+        for length in (0, 10, 500, 4096, 20000):
+            fake.write_bytes(copy[:length])
+            self.exporter.scrape()
+        self.assertIsNone(self.exporter.process.poll())
+        self.assertTrue(self.exporter.scrape().matching("hakmem_refills_total", pid=str(program.pid)))
+
+    def test_an_exec_is_another_program_in_the_same_process(self):
+        program = Program("bash", "-c", f"x=$(head -c 3000000 /dev/zero | tr '\\0' a); read -r; exec {workload()}",
+                          listen=False, pages=self.folder.name)
+        self.addCleanup(program.__exit__)
+        wait_until(lambda: self.exporter.scrape().matching("hakmem_refills_total", comm="bash", pid=str(program.pid)),
+                   "bash's page")
+        program.process.stdin.write("\n")
+        program.do("alloc 0 5000 1000")
+        scrape = self.exporter.scrape()
+        self.assertTrue(scrape.matching("hakmem_refills_total", comm="exporter_worklo", pid=str(program.pid)))
+        self.assertFalse(scrape.matching("hakmem_refills_total", comm="bash", pid=str(program.pid)))
+        self.assertTrue(scrape.matching("hakmem_refills_total", comm="bash", pid="ended"))
+
+    def test_it_ends_when_told_to(self):
+        self.assertEqual(self.exporter.stop(), 0)
+
+    def test_wrong_uses(self):
+        for arguments, status in (([], 2), (["--listen"], 2), (["--listen", "nonsense"], 2), (["--verbose", "1"], 2),
+                                  (["--listen", f"127.0.0.1:{self.exporter.port}"], 1)):
+            result = subprocess.run([built("hakmem-exporter"), *arguments], env=environment(preload=False),
+                                    capture_output=True, text=True, timeout=20, check=False)
+            self.assertEqual(result.returncode, status, arguments)
+            self.assertTrue(result.stderr)
+
+
+if __name__ == "__main__":
+    main()

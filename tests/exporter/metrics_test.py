@@ -209,13 +209,13 @@ class Metrics(unittest.TestCase):
 
     def test_large_allocations(self):
         program = self.start(**UNSAMPLED)
-        program.do("alloc 0 10 200000")
+        program.do("alloc 0 10 600000")
         scrape = program.scrape()
         self.assertEqual(scrape.value("hakmem_live_objects", size_class="large"), 10)
         self.assertEqual(scrape.value("hakmem_slabs", size_class="large", state="large"), 10)
-        self.assertEqual(scrape.value("hakmem_live_bytes", size_class="large"), 10 * 4 * 65536)
+        self.assertEqual(scrape.value("hakmem_live_bytes", size_class="large"), 10 * 10 * 65536)
         self.assertEqual(scrape.value("hakmem_size_class_fragmentation_bytes", size_class="large", kind="internal"),
-                         10 * (4 * 65536 - 200000))
+                         10 * (10 * 65536 - 600000))
 
     def test_samples_come_at_their_mean_interval(self):
         program = self.start(HAKMEM_SAMPLE_BYTES="16384")
