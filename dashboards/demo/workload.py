@@ -18,9 +18,10 @@ PAGE_DATABASE = 1          # a second database, dropped at once: whole slabs bec
 HUGE_BYTES = 6 * MIB
 HUGE_KEYS = 4
 
-# Sizes of values; none of the second list is served by a class of the first.
-FIRST_SIZES = (24, 60, 110, 170, 300, 620, 1000)
-OTHER_SIZES = (42, 85, 230, 450, 800, 1500, 2300)
+# Sizes of values. With what is added to each below, the values of one entry stay
+# in one size class, and none of the second list is served by a class of the first.
+FIRST_SIZES = (40, 110, 290, 590, 1050)
+OTHER_SIZES = (70, 180, 450, 1560)
 PAGE_SIZES = (5000, 14000, 30000)
 
 
@@ -74,6 +75,7 @@ class Workload:
 
     def thin_out(self, share):
         """Deletes this share of the keys, spread evenly, so that almost no slab becomes empty."""
+        self._select(0)  # the phase before may have been cut short in the other database
         names = []
         for key in range(self.keys):
             if not self._is_thinned(key, share):
@@ -87,6 +89,7 @@ class Workload:
 
     def rewrite(self, thinned, share):
         """Gives this share of the keys that were left values of other sizes: their old blocks become free."""
+        self._select(0)
         batch = []
         for key in range(self.keys):
             if self._is_thinned(key, thinned) or self._random.random() >= share:
@@ -113,6 +116,7 @@ class Workload:
 
     def steady(self):
         """A light load without end: reads, rewrites and deletes of single keys."""
+        self._select(0)
         while True:
             batch = []
             for _ in range(BATCH // 5):
@@ -144,7 +148,7 @@ class Workload:
 
     def _size(self, sizes):
         size = self._random.choice(sizes)
-        return size + self._random.randrange(size // 16 + 1)
+        return size + self._random.randrange(size // 32 + 1)
 
     @staticmethod
     def _is_thinned(key, share):

@@ -160,6 +160,13 @@ class DemoTest(unittest.TestCase):
         self.assert_gone(demo)
         self.assertEqual(os.listdir(demo.temporary.name), [])
         self.check_sums(lines)
+        self.check_fragmentation(lines)
+
+    def check_fragmentation(self, lines):
+        """The demo does what it is there for: what it deletes leaves holes."""
+        shares = next(line for line in lines if line.startswith("    of the heap"))
+        filled, fragmented, _ = (float(share) for share in re.findall(r"([\d.]+) %", shares))
+        self.assertGreater(fragmented, filled + 10.0, shares)
 
     def check_sums(self, lines):
         """The parts and the unexplained rest add up to the whole, as printed."""
