@@ -14,10 +14,15 @@ PROBE = ""  # taken from the command line, below
 
 class UnharmedTest(harness.PreloadTest):
     def test_probe(self):
-        """A program that looks at itself sees the same with and without the preload."""
-        status, output, errors = self.check_same([PROBE])
-        self.assertEqual((0, b""), (status, errors))
-        self.assertEqual(3, output.count(b"\nthreads 1\n"))
+        """A program that looks at itself sees the same with and without the preload, but for one thread-specific key."""
+        looks = [harness.run([PROBE], preload) for preload in (False, True)]
+        keys = [int(number) for _, output, _ in looks for number in re.findall(rb"^thread-specific keys (\d+)", output, re.M)]
+        self.assertEqual(6, len(keys))
+        self.assertGreaterEqual(min(keys), max(keys) - 1)
+        plain, preloaded = ((status, re.sub(rb"keys \d+", b"keys", output), errors) for status, output, errors in looks)
+        self.assertEqual(plain, preloaded)
+        self.assertEqual((0, b""), (plain[0], plain[2]))
+        self.assertEqual(3, plain[1].count(b"\nthreads 1\n"))
 
     def look(self, preload):
         """Threads, files and signals of an idle program, seen from outside."""

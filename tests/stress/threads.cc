@@ -1,5 +1,6 @@
 // Threads that come and go, live together, hand memory to each other and end
 // late: resident memory stays bounded by what is live, and content stays right.
+#include <limits.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -178,7 +179,7 @@ thread_local Holder holder;
 
 void thread_local_destructors() {
   size_t settled = 0;
-  for (int round = 0; round < 600; ++round) {
+  for (int round = 0; round < 400; ++round) {
     void* block = malloc(5000);
     std::thread([block] {
       holder.foreign = block;
@@ -223,7 +224,8 @@ void destroy_value(void* argument) {
 }
 
 void keys_with_destructors() {
-  constexpr int kThreads = 1000, kRounds = 3;
+  // In the last round nothing can be put off any more, neither by us nor by the allocator.
+  constexpr int kThreads = 600, kRounds = PTHREAD_DESTRUCTOR_ITERATIONS;
   for (pthread_key_t& key : keys) CHECK(pthread_key_create(&key, destroy_value) == 0);
   size_t settled = 0;
   for (int i = 0; i < kThreads; ++i) {
@@ -266,7 +268,7 @@ void allocate_until(const std::atomic<bool>& stop) {
 
 // The process ends while detached threads are in the middle of allocating.
 void exit_under_detached_threads() {
-  for (int round = 0; round < 30; ++round) {
+  for (int round = 0; round < 15; ++round) {
     ChildResult result = run_in_child([round] {
       static std::atomic<bool> never{false};
       for (int i = 0; i < 4; ++i) std::thread([] { allocate_until(never); }).detach();
