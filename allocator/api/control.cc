@@ -8,10 +8,15 @@
 #include "allocator/api/statistics.h"
 #include "allocator/base/build_profile.h"
 #include "allocator/base/message.h"
+#include "allocator/thread_cache/lifetime.h"
 
 #define HAKMEM_EXPORT extern "C" [[gnu::visibility("default")]]
 
-HAKMEM_EXPORT int malloc_trim(size_t) { return hakmem::purge_all() > 0 ? 1 : 0; }
+// What the calling thread holds back goes too; other threads keep theirs.
+HAKMEM_EXPORT int malloc_trim(size_t) {
+  hakmem::flush_thread_cache();
+  return hakmem::purge_all() > 0 ? 1 : 0;
+}
 
 // Every parameter of glibc's is accepted; none has a meaning here.
 HAKMEM_EXPORT int mallopt(int, int) { return 1; }

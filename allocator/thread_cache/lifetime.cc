@@ -102,14 +102,7 @@ void let_go_of_all(ThreadCache* cache, SlabList& slabs) {
   }
 }
 
-void end_thread() {
-  if (thread_state.phase != ThreadPhase::kRunning) return;
-  int saved_errno = errno;
-  call_transition_hook();
-  ThreadCache* cache = thread_state.cache;
-  // What still comes, libc's own last frees and destructors that asked for even
-  // more rounds, finds an ended thread and uses the late cache.
-  thread_state = {const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kExited};
+void flush(ThreadCache* cache) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     ClassState& state = cache->classes[size_class];
     if (state.current != nullptr) {
@@ -122,6 +115,17 @@ void end_thread() {
     state.available_count = state.sleeping_count = 0;
     let_go_of_all(cache, state.sleeping);
   }
+}
+
+void end_thread() {
+  if (thread_state.phase != ThreadPhase::kRunning) return;
+  int saved_errno = errno;
+  call_transition_hook();
+  ThreadCache* cache = thread_state.cache;
+  // What still comes, libc's own last frees and destructors that asked for even
+  // more rounds, finds an ended thread and uses the late cache.
+  thread_state = {const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kExited};
+  flush(cache);
   // Release: the next thread with this cache sees it as it was left.
   LockGuard guard(registry_lock);
   cache->use.store(ThreadCache::Use::kFree, std::memory_order_release);
@@ -148,18 +152,18 @@ uint32_t count_blocks(const Slab* slab, Block* first, Block*& last, bool& valid)
 void adopt_orphan(ThreadCache* cache, ThreadCache* orphan, Slab* slab) {
   bool valid = true;
   Block* last = nullptr;
-  uint32_t free_blocks = 0;
-  if (orphan->classes[slab->size_class].current == slab && orphan->lists[slab->size_class] != &empty_block) {
-    Block* listed = orphan->lists[slab->size_class];
-    free_blocks = count_blocks(slab, listed, last, valid);
-    if (!valid) return;
+  Block* listed = orphan->lists[slab->size_class];
+  if (orphan->classes[slab->size_class].current == slab && listed != &empty_block &&
+      count_blocks(slab, listed, last, valid) > 0) {
     last->set_next(slab->free);
     slab->free = listed;
   }
-  free_blocks = count_blocks(slab, slab->free, last, valid);
-  if (!valid) return;  // stopped in the middle of a change: its blocks stay with the child for good
+  uint32_t free_blocks = count_blocks(slab, slab->free, last, valid);
+  // Stopped in the middle of a change: the blocks that were free then are lost
+  // to the child, those in use are not.
+  if (!valid) slab->free = nullptr;
   slab->next = slab->previous = nullptr;
-  slab->used = slab->carved - free_blocks;
+  slab->used = slab->carved - (valid ? free_blocks : 0);
   slab->set_countdown(kNoThreshold);
   slab->owner.store(cache->tag(), std::memory_order_relaxed);
   let_go(cache, slab);
@@ -203,6 +207,10 @@ ThreadCache* start_thread() {
   metrics::count<metrics::Metric::kThreadsStarted>(cache->shard);
   call_transition_hook();
   return cache;
+}
+
+void flush_thread_cache() {
+  if (thread_state.phase == ThreadPhase::kRunning) flush(thread_state.cache);
 }
 
 void adopt_orphans(ThreadCache* cache) {

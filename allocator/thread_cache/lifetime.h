@@ -1,4 +1,4 @@
-// The registry of thread caches, for views.
+// The registry of thread caches, for views, and the flush of the own one.
 #pragma once
 
 #include <atomic>
@@ -10,5 +10,9 @@ namespace hakmem {
 // All caches ever made, through ThreadCache::next_registered; those in use have
 // Use::kThread, that of ended threads Use::kLate. Grows at the front under the registry's lock; never shrinks.
 extern std::atomic<ThreadCache*> registered_caches;
+
+// Gives up what the calling thread holds back: its lists and its slabs, which
+// go to the shared pool or, when empty, to their superslabs.
+void flush_thread_cache();
 
 }  // namespace hakmem

@@ -111,7 +111,8 @@ void free_sample(Slab* slab, Block* block, uint32_t shard) {
     block->mark_free();
     block->set_next(slab->free);
     slab->free = block;
-    is_empty = --slab->used == 0;
+    // One empty slab stays, for the next sample.
+    is_empty = --slab->used == 0 && part_full.first() != part_full.last();
     if (is_empty) part_full.remove(slab);
   }
   if (is_empty) heap.superslabs.give_span(slab, shard);
