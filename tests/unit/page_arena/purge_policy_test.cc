@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/unit/support/threads.h"
+
 namespace hakmem {
 namespace {
 
@@ -23,36 +25,47 @@ TEST(PurgePolicy, OnePurgeIsBounded) {
 
 TEST(PurgePolicy, HoldsBackMoreWhilePurgedMemoryIsTakenAgain) {
   PurgePolicy policy;
-  policy.excess(0, 200 * kMiB);  // at its peak, 200 MiB were used
   EXPECT_GT(policy.excess(60 * kMiB, 0), 0u);
-  policy.taken_again(40 * kMiB);
+  policy.taken_again(40 * kMiB, 100 * kMiB);
   EXPECT_EQ(policy.excess(60 * kMiB, 0), 0u);
-  policy.taken_again(100 * kGiB);  // never more than was ever used
-  EXPECT_EQ(policy.excess(232 * kMiB, 0), 0u);
-  EXPECT_GT(policy.excess(234 * kMiB, 0), 0u);
-  // And less as time passes: 16 decays leave 36 % of it.
-  for (uint64_t second = 1; second <= 17; ++second) policy.decay(second * 1000, 0);
-  EXPECT_GT(policy.excess(120 * kMiB, 0), 0u);
-  EXPECT_EQ(policy.excess(100 * kMiB, 0), 0u);
+  policy.taken_again(100 * kGiB, 100 * kMiB);  // bounded by what is used: half of it and a purge
+  EXPECT_EQ(policy.excess((32 + 50 + 16) * kMiB, 0), 0u);
+  EXPECT_GT(policy.excess((32 + 50 + 16) * kMiB + 1, 0), 0u);
+  // And less as time passes: ten seconds leave about a quarter of it.
+  for (int second = 0; second < 10; ++second) policy.decay(0);
+  EXPECT_GT(policy.excess((32 + 20) * kMiB, 0), 0u);
+  EXPECT_EQ(policy.excess((32 + 14) * kMiB, 0), 0u);
 }
 
 TEST(PurgePolicy, DecayGivesBackHalfInTenSeconds) {
   PurgePolicy policy;
-  uint64_t now = 5'000'000;
-  EXPECT_TRUE(policy.decay_is_due(now));
-  EXPECT_EQ(policy.decay(now, 100 * kMiB), 0u);  // the clock starts
-  EXPECT_FALSE(policy.decay_is_due(now + 999));
-  EXPECT_EQ(policy.decay(now + 999, 100 * kMiB), 0u);
+  EXPECT_EQ(policy.decay(0), 0u);
   size_t retained = 100 * kMiB;
-  for (int second = 1; second <= 11; ++second) {
-    EXPECT_TRUE(policy.decay_is_due(now + 1000));
-    size_t part = policy.decay(now += 1000, retained);
+  for (int second = 0; second < 11; ++second) {
+    size_t part = policy.decay(retained);
     EXPECT_GT(part, 0u);
     retained -= part;
   }
   EXPECT_LT(retained, 52 * kMiB);
   EXPECT_GT(retained, 45 * kMiB);
-  EXPECT_LE(policy.decay(now + 1000, 100 * kGiB), 16 * kMiB);  // bounded as well
+  EXPECT_LE(policy.decay(100 * kGiB), 16 * kMiB);  // bounded as well
+}
+
+TEST(DecayClock, TellsOneThreadASecond) {
+  DecayClock clock;
+  uint64_t now = 5'000'000;
+  EXPECT_FALSE(clock.is_due(now));  // it starts
+  EXPECT_FALSE(clock.is_due(now + 999));
+  EXPECT_TRUE(clock.is_due(now + 1000));
+  EXPECT_FALSE(clock.is_due(now + 1000));
+  EXPECT_FALSE(clock.is_due(now + 1999));
+  std::atomic<uint32_t> told{0};
+  test::run_threads(4, [&](uint32_t) {
+    for (uint64_t i = 0; i < 10000; ++i) told.fetch_add(clock.is_due(now + 2000 + i) ? 1 : 0);
+  });
+  // The calls span ten seconds; threads that lag behind show older times.
+  EXPECT_GE(told.load(), 1u);
+  EXPECT_LE(told.load(), 10u);
 }
 
 }  // namespace

@@ -79,7 +79,7 @@ void ShadowHeap::allocate() {
       break;
     }
     case 1:
-      alignment = size_t{1} << random_.below(20);
+      alignment = size_t{1} << random_.below(limits_.log2_max_alignment + 1);
       address = allocate_aligned(alignment, bytes);
       break;
     case 2: address = hakmem::reallocate(nullptr, bytes); break;

@@ -40,6 +40,7 @@ class ShadowHeap {
     uint32_t log2_max_bytes = 22;
     size_t max_blocks = 400;
     size_t max_bytes = size_t{48} << 20;
+    uint32_t log2_max_alignment = 19;
   };
 
   explicit ShadowHeap(uint64_t seed) : ShadowHeap(seed, Limits()) {}

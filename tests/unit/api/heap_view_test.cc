@@ -1,0 +1,171 @@
+// The heap view while other threads work, and what is computed from it.
+#include "allocator/metrics/heap_view.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <vector>
+
+#include "allocator/api/allocator.h"
+#include "tests/unit/support/accounts.h"
+#include "tests/unit/support/build.h"
+#include "tests/unit/support/counters.h"
+#include "tests/unit/support/shadow_heap.h"
+#include "tests/unit/support/threads.h"
+
+namespace hakmem {
+namespace {
+
+using metrics::heap_view;
+using test::rounds;
+using test::ShadowHeap;
+
+// One visit of everything; checks what must hold at any moment.
+struct Visit {
+  uint64_t superslabs = 0, slabs = 0;
+  size_t slab_bytes = 0, metadata_bytes = 0, reserved_bytes = 0;
+  uintptr_t superslab = 0;
+  uintptr_t end_of_last_slab = 0;
+
+  void run() {
+    heap_view.visit_superslabs(
+        [](void* argument, const metrics::SuperslabView& view) { static_cast<Visit*>(argument)->see(view); }, this);
+    heap_view.visit_threads(
+        [](void*, const metrics::ThreadCacheView& view) {
+          for (uint32_t i = 0; i < kSizeClassCount; ++i) EXPECT_LE(view.listed[i], kClassShapes[i].capacity);
+        },
+        nullptr);
+    heap_view.visit_huge(
+        [](void*, const metrics::HugeView& view) {
+          EXPECT_NE(view.mapping.address, 0u);
+          EXPECT_LT(view.mapping.bytes, size_t{1} << 40);
+        },
+        nullptr);
+    heap_view.visit_metadata(
+        [](void* argument, const metrics::RangeView& view) {
+          static_cast<Visit*>(argument)->metadata_bytes += view.bytes;
+        },
+        this);
+    heap_view.visit_reservations(
+        [](void* argument, const metrics::RangeView& view) {
+          static_cast<Visit*>(argument)->reserved_bytes += view.bytes;
+        },
+        this);
+    EXPECT_GE(reserved_bytes, superslabs * kSuperslabBytes);
+    EXPECT_GE(metadata_bytes, superslabs * kSuperslabMetadataBytes);
+    EXPECT_LE(slab_bytes, superslabs * kSuperslabBytes);
+  }
+
+  void see(const metrics::SuperslabView& view) {
+    ++superslabs;
+    EXPECT_EQ(view.bytes, kSuperslabBytes);
+    EXPECT_EQ(view.address % kSuperslabBytes, 0u);
+    EXPECT_EQ(view.dirty_units_mask & ~view.free_units_mask, 0u);
+    EXPECT_LT(view.state, metrics::SuperslabState::kCount);
+    superslab = end_of_last_slab = view.address;
+    heap_view.visit_slabs(
+        view.address, [](void* argument, const metrics::SlabView& slab) { static_cast<Visit*>(argument)->see(slab); },
+        this);
+  }
+
+  void see(const metrics::SlabView& view) {
+    ++slabs;
+    slab_bytes += view.bytes;
+    EXPECT_GE(view.address, end_of_last_slab) << "slabs come in order and do not overlap";
+    end_of_last_slab = view.address + view.bytes;
+    EXPECT_LE(end_of_last_slab, superslab + kSuperslabBytes);
+    EXPECT_LE(view.used, view.carved);
+    EXPECT_LE(view.carved, view.capacity);
+    EXPECT_LE(size_t{view.capacity} * view.block_bytes, size_t{16} * kUnitBytes);
+    EXPECT_GT(view.block_bytes, 0u);
+    EXPECT_NE(view.state, metrics::SlabState::Free);
+    EXPECT_LT(view.state, metrics::SlabState::kCount);
+    EXPECT_LE(view.size_class, metrics::kLargeClass);
+  }
+};
+
+TEST(HeapView, NeverShowsWhatCannotBe) {
+  constexpr uint32_t kWorkers = 3;
+  test::SampleInterval interval(16 * kKiB);
+  std::atomic<uint32_t> working{kWorkers};
+  std::atomic<uint64_t> visits{0};
+  test::Mailbox mailboxes[kWorkers];
+  test::run_threads(kWorkers + 1, [&](uint32_t thread) {
+    if (thread == kWorkers) {
+      while (working.load() > 0) {
+        Visit visit;
+        visit.run();
+        visits.fetch_add(1);
+      }
+      return;
+    }
+    ShadowHeap shadow(thread, {.log2_max_bytes = 21, .max_blocks = 1000, .max_bytes = 24 * kMiB});
+    for (uint32_t i = 0; i < rounds(12000) || visits.load() < 20; ++i) {
+      shadow.step();
+      if (!shadow.empty()) mailboxes[shadow.random().below(kWorkers)].put(shadow.give());
+      if (i % 8 == 0) mailboxes[thread].empty_into(shadow);
+      if (i % 2048 == 0) purge_all();
+    }
+    working.fetch_sub(1);
+    while (working.load() > 0) std::this_thread::yield();
+    mailboxes[thread].empty_into(shadow);
+    shadow.free_all();
+  });
+  test::expect_books_balance({});
+}
+
+TEST(HeapView, ClassBytes) {
+  for (uint32_t i = 0; i < kSizeClassCount; ++i) EXPECT_EQ(heap_view.class_bytes(i), class_bytes(i));
+  EXPECT_EQ(heap_view.class_bytes(metrics::kLargeClass), 0u);
+  EXPECT_EQ(heap_view.class_bytes(metrics::kHugeClass), 0u);
+}
+
+TEST(HeapView, LargeAndHugeTellTheirRequests) {
+  void* large = allocate(300001);
+  void* huge = allocate(2 * kMiB + 1);
+  struct Found {
+    size_t large = 0, huge = 0;
+  } found;
+  heap_view.visit_superslabs(
+      [](void* argument, const metrics::SuperslabView& superslab) {
+        heap_view.visit_slabs(
+            superslab.address,
+            [](void* inner, const metrics::SlabView& slab) {
+              if (slab.size_class == metrics::kLargeClass) static_cast<Found*>(inner)->large = slab.requested_bytes;
+            },
+            argument);
+      },
+      &found);
+  heap_view.visit_huge(
+      [](void* argument, const metrics::HugeView& view) {
+        if (view.requested_bytes > 0) static_cast<Found*>(argument)->huge = view.requested_bytes;
+      },
+      &found);
+  EXPECT_EQ(found.large, 300001u);
+  EXPECT_EQ(found.huge, 2 * kMiB + 1);
+  free(large);
+  free(huge);
+}
+
+TEST(HeapView, TotalsAddUp) {
+  HeapTotals before = heap_totals();
+  std::vector<void*> blocks;
+  for (int i = 0; i < 1000; ++i) blocks.push_back(allocate(1024));
+  blocks.push_back(allocate(400000));
+  blocks.push_back(allocate(3 * kMiB));
+  HeapTotals after = heap_totals();
+  EXPECT_GE(after.used_bytes - before.used_bytes, 1000 * 1024 + 400000 + 3 * kMiB);
+  EXPECT_LE(after.used_bytes - before.used_bytes, 1000 * 1024 + 400000 + 3 * kMiB + 8 * kKiB);
+  EXPECT_EQ(after.huge_allocations, before.huge_allocations + 1);
+  EXPECT_EQ(after.huge_bytes, before.huge_bytes + 3 * kMiB);
+  EXPECT_GE(after.superslab_bytes, before.superslab_bytes);
+  for (void* block : blocks) free(block);
+  EXPECT_EQ(heap_totals().huge_allocations, before.huge_allocations);
+  EXPECT_GT(heap_totals().retained_bytes, 3 * kMiB);
+  EXPECT_GT(purge_all(), 3 * kMiB);
+  EXPECT_EQ(heap_totals().retained_bytes, 0u);
+}
+
+}  // namespace
+}  // namespace hakmem

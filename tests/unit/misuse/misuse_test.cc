@@ -1,0 +1,230 @@
+// Misuse ends the process with SIGABRT and one line that says what and where.
+#include <errno.h>
+#include <gtest/gtest.h>
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "allocator/api/allocator.h"
+#include "allocator/shared_pool/heap.h"
+#include "tests/unit/support/build.h"
+#include "tests/unit/support/counters.h"
+
+namespace hakmem {
+namespace {
+
+// free() out of the compiler's sight, which else warns of just what is done here on purpose.
+[[gnu::noinline]] void release(void* address) {
+  void* volatile hidden = address;
+  hakmem::free(hidden);
+}
+
+const std::string kDoubleFree = "double free of";
+const std::string kForeign = "not a pointer that hakmem allocated:";
+const std::string kInvalid = "not the start of an allocated block:";
+const std::string kCorrupted = "corrupted free list, a freed block was written to:";
+
+// The whole of what the process prints.
+std::string line(const std::string& text, const void* address) {
+  std::ostringstream stream;
+  stream << "^hakmem: " << text << " 0x" << std::hex << reinterpret_cast<uintptr_t>(address) << "\n$";
+  return stream.str();
+}
+
+#define EXPECT_MISUSE(statement, text, address) \
+  EXPECT_EXIT(statement, testing::KilledBySignal(SIGABRT), line(text, address))
+
+class MisuseTest : public testing::Test {
+ protected:
+  // Not sampled: those blocks are freed on another path, which has a test of its own.
+  test::SampleInterval interval_{0};
+};
+using MisuseDeathTest = MisuseTest;
+
+// An allocation of another thread that has not ended.
+class OtherThread {
+ public:
+  template <class Body>
+  explicit OtherThread(Body body)
+      : thread_([this, body] {
+          body();
+          ready_ = true;
+          while (!stop_) std::this_thread::yield();
+        }) {
+    while (!ready_) std::this_thread::yield();
+  }
+  ~OtherThread() {
+    stop_ = true;
+    thread_.join();
+  }
+  OtherThread(const OtherThread&) = delete;
+  OtherThread& operator=(const OtherThread&) = delete;
+
+ private:
+  std::atomic<bool> ready_{false}, stop_{false};
+  std::thread thread_;
+};
+
+TEST_F(MisuseDeathTest, DoubleFreeAtOnce) {
+  for (size_t bytes : {size_t{1}, size_t{16}, size_t{100}, size_t{5000}, size_t{200000}}) {
+    void* block = allocate(bytes);
+    EXPECT_MISUSE((release(block), release(block)), kDoubleFree, block);
+    release(block);
+  }
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeAfterOthers) {
+  std::vector<void*> blocks;
+  for (int i = 0; i < 300; ++i) blocks.push_back(allocate(40));
+  EXPECT_MISUSE(
+      {
+        for (void* block : blocks) release(block);
+        release(blocks[150]);
+      },
+      kDoubleFree, blocks[150]);
+  for (void* block : blocks) release(block);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeByAThreadThatDoesNotOwnIt) {
+  void* block = nullptr;
+  void* neighbour = nullptr;
+  OtherThread owner_of_it([&] {
+    block = allocate(100);
+    neighbour = allocate(100);
+  });
+  EXPECT_MISUSE((release(block), release(block)), kDoubleFree, block);
+  EXPECT_MISUSE((release(block), release(neighbour), release(block)), kDoubleFree, block);
+  release(block);
+  release(neighbour);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeInASlabThatNobodyOwns) {
+  // Exhausts a slab, so that its owner turns away from it.
+  const uint32_t capacity = kClassShapes[size_class_of(1000)].capacity;
+  std::vector<void*> blocks;
+  for (uint32_t i = 0; i < 3 * capacity; ++i) blocks.push_back(allocate(1000));
+  void* unowned = nullptr;
+  for (void* block : blocks)
+    if (heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->owner == owner::kUnowned) unowned = block;
+  ASSERT_NE(unowned, nullptr);
+  EXPECT_MISUSE((release(unowned), release(unowned)), kDoubleFree, unowned);
+  EXPECT_MISUSE(release(static_cast<char*>(unowned) + 16), kInvalid, static_cast<char*>(unowned) + 16);
+  for (void* block : blocks) release(block);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeOfLargeAndHuge) {
+  // The memory of the first is still a superslab's, that of the second nobody's.
+  void* large = allocate(500000);
+  EXPECT_MISUSE((release(large), release(large)), kInvalid, large);
+  void* huge = allocate(4 * kMiB);
+  EXPECT_MISUSE((release(huge), release(huge)), kForeign, huge);
+  release(large);
+  release(huge);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeOfASample) {
+  test::SampleInterval every(1);
+  if (!kBuild.stats) GTEST_SKIP() << "this build does not sample";
+  void* block = nullptr;
+  for (int i = 0; i < 1000; ++i) {
+    block = allocate(176);
+    if (heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->owner == owner::kSampled) break;
+  }
+  void* keep = allocate(176);
+  EXPECT_MISUSE((release(block), release(block)), kDoubleFree, block);
+  EXPECT_MISUSE(release(static_cast<char*>(block) + 16), kInvalid, static_cast<char*>(block) + 16);
+  release(block);
+  release(keep);
+}
+
+TEST_F(MisuseDeathTest, ForeignPointers) {
+  release(allocate(1));
+  alignas(16) static char in_data[64];
+  alignas(16) char on_stack[64];
+  std::vector<char> other_heap(1000);
+  for (char* address : {in_data, on_stack, other_heap.data()}) {
+    EXPECT_MISUSE(release(address), kForeign, address);
+    EXPECT_MISUSE(reallocate(address, 10), kForeign, address);
+    EXPECT_MISUSE(usable_bytes(address), kForeign, address);
+  }
+  EXPECT_MISUSE(release(reinterpret_cast<void*>(16)), kForeign, reinterpret_cast<void*>(16));
+}
+
+TEST_F(MisuseDeathTest, InteriorPointers) {
+  char* small = nullptr;
+  OtherThread owner_of_it([&] { small = static_cast<char*>(allocate(100)); });
+  auto* large = static_cast<char*>(allocate(700000));
+  auto* huge = static_cast<char*>(allocate(5 * kMiB));
+  for (int offset : {1, 8, 16, 96}) EXPECT_MISUSE(release(small + offset), kInvalid, small + offset);
+  EXPECT_MISUSE(release(large + 16), kInvalid, large + 16);
+  EXPECT_MISUSE(release(large + kUnitBytes), kInvalid, large + kUnitBytes);
+  EXPECT_MISUSE(release(huge + 16), kForeign, huge + 16);
+  EXPECT_MISUSE(release(huge + kPageBytes), kForeign, huge + kPageBytes);
+  // A block that was never carved.
+  char* beyond = small + kUnitBytes / 2 / 112 * 112;
+  EXPECT_EXIT(release(beyond), testing::KilledBySignal(SIGABRT), "^hakmem: not the start of an allocated block: 0x");
+  release(small);
+  release(large);
+  release(huge);
+}
+
+TEST_F(MisuseDeathTest, AWriteAfterFreeIsFoundWhenTheBlockIsUsedAgain) {
+  auto* block = static_cast<uint64_t*>(allocate(3000));
+  EXPECT_MISUSE(
+      {
+        release(block);
+        *block = 0x4141414141414141;
+        for (int i = 0; i < 1000; ++i) (void)allocate(3000);
+      },
+      kCorrupted, block);
+  EXPECT_MISUSE(
+      {
+        release(block);
+        memset(block, 0, 16);
+        for (int i = 0; i < 1000; ++i) (void)allocate(3000);
+      },
+      kCorrupted, block);
+  release(block);
+}
+
+TEST_F(MisuseDeathTest, AWriteAfterARemoteFreeIsFound) {
+  EXPECT_EXIT(
+      {
+        std::vector<uint64_t*> blocks;
+        for (int i = 0; i < 50; ++i) blocks.push_back(static_cast<uint64_t*>(allocate(1500)));
+        std::thread([&] {
+          for (uint64_t* block : blocks) release(block);
+        }).join();
+        blocks[48][0] ^= 0xFFFF000000;  // in the slab that this thread still refills from
+        for (int i = 0; i < 1000; ++i) (void)allocate(1500);
+      },
+      testing::KilledBySignal(SIGABRT), "^hakmem: corrupted free list, a freed block was written to: 0x[0-9a-f]+\n$");
+}
+
+// The key says "free" only by suspicion: a program may hold just these bits.
+TEST_F(MisuseTest, AProgramMayWriteTheKeyItself) {
+  for (int round = 0; round < 100; ++round) {
+    auto* own = static_cast<Block*>(allocate(64));
+    own->mark_free();
+    release(own);
+    Block* remote = nullptr;
+    OtherThread owner_of_it([&] { remote = static_cast<Block*>(allocate(64)); });
+    remote->mark_free();
+    release(remote);
+  }
+}
+
+TEST_F(MisuseTest, FreeOfNullDoesNothing) {
+  errno = 12;
+  release(nullptr);
+  EXPECT_EQ(usable_bytes(nullptr), 0u);
+  EXPECT_EQ(errno, 12);
+}
+
+}  // namespace
+}  // namespace hakmem

@@ -1,0 +1,229 @@
+// Threads that allocate, free each other's blocks, end, and free after their end.
+#include <gtest/gtest.h>
+#include <limits.h>
+#include <pthread.h>
+#include <string.h>
+
+#include <barrier>
+#include <memory>
+#include <vector>
+
+#include "allocator/api/allocator.h"
+#include "allocator/api/statistics.h"
+#include "allocator/shared_pool/heap.h"
+#include "tests/unit/support/accounts.h"
+#include "tests/unit/support/build.h"
+#include "tests/unit/support/counters.h"
+#include "tests/unit/support/shadow_heap.h"
+#include "tests/unit/support/threads.h"
+
+namespace hakmem {
+namespace {
+
+using test::LiveCounts;
+using test::Mailbox;
+using test::rounds;
+using test::run_in_thread;
+using test::run_threads;
+using test::ShadowHeap;
+
+constexpr uint32_t kThreads = 4;
+
+// Every thread works on its own blocks and on those that others send it; while
+// all stand still, `check` is called.
+template <class Check>
+void run_models(std::vector<std::unique_ptr<ShadowHeap>>& models, uint32_t quiet_points, uint32_t steps, Check check) {
+  std::vector<Mailbox> mailboxes(models.size());
+  std::barrier barrier(static_cast<std::ptrdiff_t>(models.size()));
+  run_threads(static_cast<uint32_t>(models.size()), [&](uint32_t thread) {
+    ShadowHeap& shadow = *models[thread];
+    for (uint32_t point = 0; point < quiet_points; ++point) {
+      for (uint32_t i = 0; i < steps; ++i) {
+        shadow.step();
+        if (!shadow.empty()) mailboxes[shadow.random().below(static_cast<uint32_t>(models.size()))].put(shadow.give());
+        if (i % 16 == 0) mailboxes[thread].empty_into(shadow);
+      }
+      barrier.arrive_and_wait();
+      mailboxes[thread].empty_into(shadow);
+      barrier.arrive_and_wait();
+      if (thread == 0) check();
+      barrier.arrive_and_wait();
+    }
+  });
+}
+
+LiveCounts live_of(const std::vector<std::unique_ptr<ShadowHeap>>& models) {
+  LiveCounts live{};
+  for (auto& model : models) model->count_live(live);
+  return live;
+}
+
+std::vector<std::unique_ptr<ShadowHeap>> make_models(uint32_t count, uint64_t seed, ShadowHeap::Limits limits) {
+  std::vector<std::unique_ptr<ShadowHeap>> models;
+  for (uint32_t i = 0; i < count; ++i) models.push_back(std::make_unique<ShadowHeap>(seed * 100 + i, limits));
+  return models;
+}
+
+class ThreadsTest : public testing::TestWithParam<uint64_t> {};
+
+TEST_P(ThreadsTest, BlocksWanderBetweenThreads) {
+  auto models = make_models(kThreads, GetParam(), {.log2_max_bytes = 20, .max_blocks = 300, .max_bytes = 16 * kMiB});
+  run_models(models, 3, rounds(2000), [&] { test::expect_books_balance(live_of(models)); });
+  test::expect_books_balance(live_of(models));  // and when all have ended
+  for (auto& model : models) model->free_all();
+  test::expect_books_balance({});
+}
+
+TEST_P(ThreadsTest, SmallBlocksWanderAndAreSampled) {
+  test::SampleInterval interval(8192);
+  auto models = make_models(kThreads, GetParam(), {.log2_max_bytes = 9, .max_blocks = 4000, .max_bytes = 16 * kMiB});
+  run_models(models, 3, rounds(12000), [&] { test::expect_books_balance(live_of(models)); });
+  for (auto& model : models) model->free_all();
+  test::expect_books_balance({});
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, ThreadsTest, testing::Values(1, 2));
+
+// Producers and consumers: whoever frees a block never allocated in its slab.
+TEST(Threads, ConsumersGiveMemoryBackToProducers) {
+  constexpr uint32_t kBlocks = 2000;
+  std::vector<void*> blocks(kBlocks);
+  std::barrier barrier(2);
+  run_threads(2, [&](uint32_t thread) {
+    for (uint32_t round = 0; round < rounds(100); ++round) {
+      if (thread == 0)
+        for (void*& block : blocks) memset(block = allocate(200), 1, 200);
+      barrier.arrive_and_wait();
+      if (thread == 1)
+        for (void* block : blocks) free(block);
+      barrier.arrive_and_wait();
+    }
+  });
+  test::expect_books_balance({});
+  EXPECT_LE(test::committed_superslabs(), 3 + test::rounds(4)) << "memory was not used again";
+}
+
+TEST(Threads, SlabsOfEndedThreadsAreUsedAgain) {
+  constexpr uint32_t kGenerations = 60, kBlocks = 5000;
+  std::vector<void*> survivors;
+  uint64_t first = 0;
+  for (uint32_t generation = 0; generation < kGenerations; ++generation) {
+    run_in_thread([&] {
+      std::vector<void*> blocks;
+      for (uint32_t i = 0; i < kBlocks; ++i) blocks.push_back(allocate(256));
+      // One block of each slab or so survives its thread, until the next generation has ended.
+      for (uint32_t i = 0; i < kBlocks; ++i)
+        if (i % 64 != 0) free(blocks[i]);
+      for (void* survivor : survivors) free(survivor);
+      survivors.clear();
+      for (uint32_t i = 0; i < kBlocks; i += 64) survivors.push_back(blocks[i]);
+    });
+    if (generation == 4) first = test::committed_superslabs();
+  }
+  EXPECT_LE(test::committed_superslabs(), first + 1);
+  if (kBuild.stats) {
+    EXPECT_GT(test::counter<metrics::Metric::kSlabAdoptions>(), 0u);
+  }
+  for (void* survivor : survivors) free(survivor);
+  test::expect_books_balance({});
+}
+
+TEST(Threads, CachesOfEndedThreadsAreUsedAgain) {
+  auto caches = [] {
+    uint32_t count = 0;
+    metrics::heap_view.visit_threads(
+        [](void* argument, const metrics::ThreadCacheView& cache) {
+          *static_cast<uint32_t*>(argument) += cache.is_thread ? 1 : 0;
+        },
+        &count);
+    return count;
+  };
+  free(allocate(16));  // this thread has one
+  uint32_t before = caches();
+  ThreadCache* used = nullptr;
+  for (int i = 0; i < 50; ++i)
+    run_in_thread([&] {
+      free(allocate(16));
+      EXPECT_TRUE(used == nullptr || used == thread_state.cache);
+      used = thread_state.cache;
+      EXPECT_EQ(caches(), before + 1);
+    });
+  EXPECT_EQ(caches(), before);
+}
+
+TEST(Threads, AllocatingBlocksThatOthersOwnToTheEnd) {
+  // Blocks of a living thread, of one that has ended, and of one that has only frees left.
+  std::vector<void*> blocks;
+  run_in_thread([&] {
+    for (int i = 0; i < 3000; ++i) blocks.push_back(allocate(48));
+  });
+  run_threads(3, [&](uint32_t thread) {
+    for (size_t i = thread; i < blocks.size(); i += 3) free(blocks[i]);
+  });
+  test::expect_books_balance({});
+}
+
+// The destructor of a thread-specific key that asks for every round there is:
+// in the last one it comes after the allocator has ended the thread.
+struct Late {
+  std::vector<void*> blocks;
+  void* left = nullptr;
+  int round = 0;
+  bool was_ended = false;
+};
+pthread_key_t late_key;
+
+void late_destructor(void* argument) {
+  auto* late = static_cast<Late*>(argument);
+  if (++late->round < PTHREAD_DESTRUCTOR_ITERATIONS) {
+    free(allocate(100));
+    EXPECT_EQ(thread_state.phase, ThreadPhase::kRunning) << "other destructors find a thread that is alive";
+    pthread_setspecific(late_key, late);
+    return;
+  }
+  late->was_ended = thread_state.phase == ThreadPhase::kExited && thread_state.cache == &empty_cache;
+  for (void* block : late->blocks) free(block);
+  for (int i = 0; i < 1000; ++i) {
+    auto* block = static_cast<char*>(allocate(static_cast<size_t>(i)));
+    memset(block, 3, static_cast<size_t>(i));
+    free(block);
+  }
+  free(allocate_zeroed(1, 3 * kMiB));
+  free(allocate_zeroed(1, 500 * kKiB));
+  free(reallocate(allocate(100), 100000));
+  late->left = allocate(77);
+  memset(late->left, 7, 77);
+  EXPECT_EQ(thread_state.cache, &empty_cache);
+}
+
+TEST(Threads, AfterTheirEndTheyStillAllocateAndFree) {
+  free(allocate(1));  // the allocator's own key comes first
+  ASSERT_EQ(pthread_key_create(&late_key, late_destructor), 0);
+  for (uint32_t round = 0; round < 5; ++round) {
+    std::vector<Late> lates(kThreads);
+    run_threads(kThreads, [&](uint32_t thread) {
+      for (int i = 0; i < 500; ++i) lates[thread].blocks.push_back(allocate(static_cast<size_t>(i * 7)));
+      pthread_setspecific(late_key, &lates[thread]);
+    });
+    for (Late& late : lates) {
+      EXPECT_TRUE(late.was_ended);
+      EXPECT_EQ(static_cast<char*>(late.left)[76], 7);
+      free(late.left);
+    }
+    test::expect_books_balance({});
+  }
+  pthread_key_delete(late_key);
+}
+
+// A thread whose very first call comes from such a destructor.
+TEST(Threads, TheFirstCallMayBeALateOne) {
+  pthread_key_t key;
+  ASSERT_EQ(pthread_key_create(&key, [](void* argument) { free(argument); }), 0);
+  void* block = allocate(1000);
+  run_in_thread([&] { pthread_setspecific(key, block); });
+  pthread_key_delete(key);
+  test::expect_books_balance({});
+}
+
+}  // namespace
+}  // namespace hakmem
