@@ -26,12 +26,19 @@ constinit bool has_exit_key = false;
 using Callback = void (*)();
 constinit Callback on_thread_exit = nullptr;
 
+// The thread sanitizer ends its part of a thread in the last round.
+#if defined(__SANITIZE_THREAD__)
+constexpr uintptr_t kLastRound = PTHREAD_DESTRUCTOR_ITERATIONS - 1;
+#else
+constexpr uintptr_t kLastRound = PTHREAD_DESTRUCTOR_ITERATIONS;
+#endif
+
 // The value of the key counts the rounds of destructors. In all but the last
 // round it only asks for another one, so that other keys' destructors find a
 // thread that is alive.
 void end_of_round(void* value) {
   auto round = reinterpret_cast<uintptr_t>(value);
-  if (round < PTHREAD_DESTRUCTOR_ITERATIONS)
+  if (round < kLastRound)
     hakmem_setspecific(exit_key, reinterpret_cast<void*>(round + 1));
   else
     on_thread_exit();

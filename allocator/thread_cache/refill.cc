@@ -166,10 +166,10 @@ void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes)
   }
   if constexpr (kBuild.stats) {
     objects_handed_out(cache, size_class, batch.count);
-    state.listed_bound = batch.count;
     metrics::count<metrics::Metric::kRefills>(cache->shard, size_class, batch.source, 1);
     metrics::count<metrics::Metric::kRefillObjects>(cache->shard, size_class, batch.source, batch.count);
   }
+  state.listed_bound = batch.count;
   Block* block = batch.first;
   Block* rest = block->next();
   cache->lists[size_class] = rest != nullptr ? rest : const_cast<Block*>(&empty_block);
