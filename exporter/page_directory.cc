@@ -17,6 +17,7 @@ using metrics::PageProblem;
 using telemetry::Identity;
 
 constexpr size_t kMaxPages = 4096;
+constexpr size_t kMaxEndedNames = 256;
 
 struct DirectoryCloser {
   void operator()(DIR* directory) const { closedir(directory); }
@@ -50,10 +51,12 @@ PageDirectory::PageDirectory(std::string path, Filter filter)
 
 void PageDirectory::refresh() {
   for (auto& [name, page] : pages_) page.seen = false;
+  std::map<std::string, ino_t> left_out_before;
+  left_out_before.swap(left_out_);  // files that are gone are forgotten
   if (Directory directory{opendir(path_.c_str())}) {
     while (const dirent* entry = readdir(directory.get()))
       if (std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix))
-        visit_file(dirfd(directory.get()), entry->d_name);
+        visit_file(dirfd(directory.get()), entry->d_name, left_out_before);
   }
   for (auto entry = pages_.begin(); entry != pages_.end();) {
     auto& [name, page] = *entry;
@@ -67,12 +70,13 @@ void PageDirectory::refresh() {
   }
 }
 
-void PageDirectory::visit_file(int directory, const std::string& name) {
+void PageDirectory::visit_file(int directory, const std::string& name,
+                               const std::map<std::string, ino_t>& left_out_before) {
   struct stat status {};
   if (fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return;
-  if (auto left = left_out_.find(name); left != left_out_.end()) {
-    if (left->second == status.st_ino) return;
-    left_out_.erase(left);
+  if (auto left = left_out_before.find(name); left != left_out_before.end() && left->second == status.st_ino) {
+    left_out_.insert(*left);
+    return;
   }
   if (auto known = pages_.find(name); known != pages_.end()) {
     if (known->second.inode == status.st_ino) {
@@ -117,7 +121,9 @@ bool PageDirectory::read(Page& page, const std::string& name) {
 }
 
 void PageDirectory::fold(const Page& page) {
-  auto [entry, is_new] = ended_.try_emplace(page.snapshot.comm, telemetry::Snapshot::empty());
+  // Whoever may write to the folder chooses the names.
+  bool has_room = ended_.size() < kMaxEndedNames || ended_.contains(page.snapshot.comm);
+  auto [entry, is_new] = ended_.try_emplace(has_room ? page.snapshot.comm : "other", telemetry::Snapshot::empty());
   entry->second.add_counters_of(page.snapshot);
 }
 

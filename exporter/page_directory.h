@@ -53,7 +53,7 @@ class PageDirectory {
   uint64_t skipped(metrics::PageProblem problem) const { return skipped_[static_cast<size_t>(problem)]; }
 
  private:
-  void visit_file(int directory, const std::string& name);
+  void visit_file(int directory, const std::string& name, const std::map<std::string, ino_t>& left_out_before);
   // False when the page is to be forgotten.
   bool read(Page& page, const std::string& name);
   void fold(const Page& page);

@@ -29,6 +29,8 @@ struct Publisher {
   size_t extra_count;
   uint64_t figures[metrics::kPublishSlots];
   PublishCost cost;
+  uint32_t totals_taken;
+  bool statm_is_off;
 };
 constinit Publisher publisher{};
 
@@ -164,6 +166,21 @@ uint64_t telemetry_bytes() {
   return bytes;
 }
 
+// statm is cheap, but older kernels keep it by thread and let it lag. So it is
+// held against the exact account now and then, and where it is found to be off
+// the exact one is used from then on.
+constexpr uint32_t kCheckInterval = 64;
+
+uint64_t process_total() {
+  uint64_t total = process_resident_bytes();
+  if (publisher.statm_is_off || publisher.totals_taken++ % kCheckInterval == kCheckInterval - 1) {
+    uint64_t exact = process_resident_bytes_exact();
+    publisher.statm_is_off = publisher.statm_is_off || is_off(total, exact);
+    if (publisher.statm_is_off && exact != 0) return exact;
+  }
+  return total;
+}
+
 // The kernel's part: the process's total and what is not ours, read as near to
 // each other as it gets.
 void publish_process(uint64_t heap_resident, ResidentParts* parts) {
@@ -172,7 +189,7 @@ void publish_process(uint64_t heap_resident, ResidentParts* parts) {
   double unexplained = kNotMeasured;
   MappingAccount account;
   publisher.ours.normalise();
-  uint64_t resident = process_resident_bytes();
+  uint64_t resident = process_total();
   if (publisher.ours.complete() && publisher.telemetry_ranges.complete() && resident != 0 &&
       account_for_mappings(publisher.ours, publisher.telemetry_ranges, &account)) {
     (*parts)[Part::Telemetry] = account.telemetry;

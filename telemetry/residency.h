@@ -51,6 +51,13 @@ uint64_t process_resident_bytes();
 // Sum of resident bytes by the exact, slower account of /proc/self/smaps_rollup; 0 without it.
 uint64_t process_resident_bytes_exact();
 
+// Whether a total is further from the exact one than what may change between
+// the two being read: a MiB and 1 %. An exact total of 0 is unknown.
+constexpr bool is_off(uint64_t total, uint64_t exact) {
+  uint64_t difference = total > exact ? total - exact : exact - total;
+  return exact != 0 && difference > (uint64_t{1} << 20) + exact / 100;
+}
+
 struct MappingAccount {
   uint64_t outside;    // mappings that are neither ours nor the exporter's
   uint64_t telemetry;  // the exporter's: its ranges and its files

@@ -92,6 +92,9 @@ class BadInput(unittest.TestCase):
             if serves:
                 program.wait_for_endpoint()
                 program.scrape().lint()
+            elif expected:
+                wait_until(program.error_text, "the line on stderr")
+                time.sleep(0.3)
             else:
                 time.sleep(1.5)
             program.do("free 0 1")

@@ -227,6 +227,16 @@ TEST(Publisher, FiguresThatCannotBeAreClamped) {
   EXPECT_EQ(child.status, 0);
 }
 
+TEST(Publisher, ATotalThatLagsIsFoundOut) {
+  constexpr uint64_t kMebibyte = 1 << 20;
+  EXPECT_FALSE(is_off(100 * kMebibyte, 100 * kMebibyte));
+  EXPECT_FALSE(is_off(100 * kMebibyte, 102 * kMebibyte));
+  EXPECT_FALSE(is_off(102 * kMebibyte, 100 * kMebibyte));
+  EXPECT_TRUE(is_off(100 * kMebibyte, 103 * kMebibyte));
+  EXPECT_TRUE(is_off(103 * kMebibyte, 100 * kMebibyte));
+  EXPECT_FALSE(is_off(100 * kMebibyte, 0)) << "no exact figure can be had";
+}
+
 TEST(Publisher, LocksAreCopied) {
   ChildResult child = in_child({}, [] {
     create_page(false, true);
