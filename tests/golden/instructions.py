@@ -139,8 +139,9 @@ def main():
             growth = list(compare_golden(figures, golden))
             problems += growth
             if growth:
-                problems.append("if the growth is worth it: ctest's command of this test with --update, and commit "
-                                "tests/golden/instructions.json with the reason")
+                problems.append("if the growth is worth it: ./run build release telemetry, then cmake --build "
+                                "build/telemetry --target golden_update, and commit tests/golden/instructions.json "
+                                "with the reason")
     for problem in problems:
         print(problem)
     return 1 if problems else 0
