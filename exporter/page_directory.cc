@@ -60,7 +60,9 @@ void PageDirectory::refresh() {
   }
   for (auto entry = pages_.begin(); entry != pages_.end();) {
     auto& [name, page] = *entry;
-    bool gone = page.good && is_gone(page.snapshot.identity);
+    // Asked before the page is read: what is read then is final.
+    Identity identity{};
+    bool gone = parse_name(name, &identity) && is_gone(identity);
     bool keep = read(page, name) && page.seen && !gone;
     if (!keep) {
       if (page.good) fold(page);
