@@ -190,9 +190,10 @@ class PageArena {
     size_t limit = Memory::address_space_limit();
     size_t bytes = kDefaultReservationBytes;
     if (limit != SIZE_MAX) {
-      // An eighth of what there is, so that their number stays small.
-      size_t eighth = align_up(reserved_bytes() / 8, kSuperslabBytes);
-      bytes = eighth > kLimitedReservationBytes ? eighth : kLimitedReservationBytes;
+      // About an eighth of what there is, so that their number stays small; a
+      // power of two, so that it can be halved down to one superslab.
+      bytes = kLimitedReservationBytes;
+      while (bytes < reserved_bytes() / 8) bytes *= 2;
       while (bytes > limit / 16 && bytes > kSuperslabBytes) bytes /= 2;
     }
     for (; bytes >= kSuperslabBytes; bytes /= 2)
