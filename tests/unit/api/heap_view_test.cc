@@ -87,6 +87,7 @@ struct Visit {
 
 TEST(HeapView, NeverShowsWhatCannotBe) {
   constexpr uint32_t kWorkers = 3;
+  test::start_process();
   test::SampleInterval interval(16 * kKiB);
   std::atomic<uint32_t> working{kWorkers};
   std::atomic<uint64_t> visits{0};

@@ -14,6 +14,7 @@
 #include "allocator/shared_pool/heap.h"
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
+#include "tests/unit/support/shadow_heap.h"
 
 namespace hakmem {
 namespace {
@@ -41,6 +42,8 @@ std::string line(const std::string& text, const void* address) {
 
 class MisuseTest : public testing::Test {
  protected:
+  MisuseTest() { test::start_process(); }
+
   // Not sampled: those blocks are freed on another path, which has a test of its own.
   test::SampleInterval interval_{0};
 };

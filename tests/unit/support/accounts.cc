@@ -67,10 +67,7 @@ void expect_books_balance(const LiveCounts& live) {
   LiveCounts viewed = live_by_view();
   LiveCounts used = used_in_slabs();
   for (uint32_t i = 0; i < metrics::kSizeClassCount; ++i) {
-    // The release build does not keep what tells blocks in thread caches from live ones.
-    if (kBuild.stats || i >= kSizeClassCount) {
-      EXPECT_EQ(viewed[i], live[i]) << "heap view of class " << i;
-    }
+    EXPECT_EQ(viewed[i], live[i]) << "heap view of class " << i;
     if (kBuild.stats && i < kSizeClassCount) {
       EXPECT_EQ(refill_objects(i) - counter<metrics::Metric::kCollectedObjects>(i), used[i]) << "class " << i;
     }

@@ -24,6 +24,10 @@ struct ShadowBlock {
   uint32_t size_class;
 };
 
+// The first call of a process comes before its second thread exists, since
+// pthread_create itself allocates. Tests, whose malloc is another, call this first.
+void start_process();
+
 // The class of the slab that a live block stands in.
 uint32_t class_of_block(const void* address);
 

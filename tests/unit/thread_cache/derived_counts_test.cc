@@ -79,6 +79,7 @@ TEST_F(DerivedCountsTest, OneThreadWithSamples) {
 
 TEST_F(DerivedCountsTest, ManyThreadsAtRest) {
   constexpr uint32_t kThreads = 4;
+  test::start_process();
   test::SampleInterval interval(50000);
   Mailbox mailboxes[kThreads];
   std::barrier barrier(kThreads);

@@ -46,6 +46,7 @@ int work_in_child(void* from_parent) {
 }
 
 TEST(Fork, ChildrenOfABusyProcessCanAllocate) {
+  test::start_process();
   constexpr uint32_t kThreads = 3;
   std::atomic<bool> stop{false};
   std::atomic<uint32_t> running{0};
@@ -76,6 +77,7 @@ TEST(Fork, ChildrenOfABusyProcessCanAllocate) {
 
 // The slabs of threads that do not exist in the child are used there.
 TEST(Fork, ChildrenAdoptTheSlabsOfOtherThreads) {
+  test::start_process();
   constexpr uint32_t kBlocks = 40000;
   std::atomic<bool> stop{false};
   std::atomic<bool> ready{false};

@@ -33,6 +33,7 @@ constexpr uint32_t kThreads = 4;
 // all stand still, `check` is called.
 template <class Check>
 void run_models(std::vector<std::unique_ptr<ShadowHeap>>& models, uint32_t quiet_points, uint32_t steps, Check check) {
+  test::start_process();
   std::vector<Mailbox> mailboxes(models.size());
   std::barrier barrier(static_cast<std::ptrdiff_t>(models.size()));
   run_threads(static_cast<uint32_t>(models.size()), [&](uint32_t thread) {
@@ -86,6 +87,7 @@ INSTANTIATE_TEST_SUITE_P(Seeds, ThreadsTest, testing::Values(1, 2));
 
 // Producers and consumers: whoever frees a block never allocated in its slab.
 TEST(Threads, ConsumersGiveMemoryBackToProducers) {
+  test::start_process();
   constexpr uint32_t kBlocks = 2000;
   std::vector<void*> blocks(kBlocks);
   std::barrier barrier(2);
