@@ -37,7 +37,7 @@ uint64_t resident_here(const Walk& walk, uintptr_t address, size_t bytes) {
   size_t first = (address - walk.superslab) / kKernelPageBytes;
   size_t count = bytes / kKernelPageBytes;
   uint64_t resident = 0;
-  for (size_t i = first; i < first + count; ++i) resident += pages[i] & 1;
+  resident = count_resident(pages + first, count);
   return resident * kKernelPageBytes * walk.weight;
 }
 

@@ -98,7 +98,7 @@ uint64_t resident_bytes(uintptr_t address, size_t bytes) {
   while (begin < end) {
     size_t count = std::min<size_t>((end - begin) / kKernelPageBytes, sizeof pages);
     if (resident_pages(begin, count * kKernelPageBytes, pages))
-      for (size_t i = 0; i < count; ++i) resident += (pages[i] & 1) * kKernelPageBytes;
+      resident += count_resident(pages, count) * kKernelPageBytes;
     begin += count * kKernelPageBytes;
   }
   return resident;

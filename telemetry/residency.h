@@ -42,6 +42,19 @@ inline constexpr size_t kKernelPageBytes = 4096;
 // mapped throughout. For private anonymous memory.
 bool resident_pages(uintptr_t address, size_t bytes, unsigned char* pages);
 
+// How many of the `count` pages are resident; eight at a time, as a heap has many.
+inline uint64_t count_resident(const unsigned char* pages, size_t count) {
+  constexpr uint64_t kLowBits = 0x0101010101010101;
+  uint64_t resident = 0;
+  for (; count >= 8; pages += 8, count -= 8) {
+    uint64_t eight = 0;
+    __builtin_memcpy(&eight, pages, sizeof eight);
+    resident += ((eight & kLowBits) * kLowBits) >> 56;
+  }
+  for (; count > 0; --count) resident += *pages++ & 1;
+  return resident;
+}
+
 // Resident bytes of private anonymous memory.
 uint64_t resident_bytes(uintptr_t address, size_t bytes);
 

@@ -16,12 +16,14 @@ constexpr uint64_t kMillisecond = 1'000'000;
 // to the serving thread, and tried again now and then.
 constexpr uint64_t kMaxProcessCost = 1 * kMillisecond;
 constexpr uint64_t kProcessRetry = 60 * kSecond;
+constexpr uint32_t kTransitionsToLook = 8;
 constexpr uint64_t kScrapeHold = 15 * kSecond;
 
 struct State {
   std::atomic<bool> held;
   std::atomic<uint64_t> next_publish;  // CLOCK_MONOTONIC; written by the holder
   uint64_t next_process_try;           // holder only
+  std::atomic<uint32_t> transitions;   // before there is a page; any thread
   // In a page of its own that the kernel clears in a forked child; null where
   // the kernel cannot (before Linux 4.14).
   std::atomic<uint32_t>* epoch;
@@ -83,6 +85,8 @@ void on_transition() {
   switch (page_home()) {
     case PageHome::Refused: return;
     case PageHome::None:
+      // Most processes end before this; each superslab_refill is a transition.
+      if (state.transitions.fetch_add(1, std::memory_order_relaxed) % kTransitionsToLook != 0) return;
       if (!counters_look_busy() || !try_acquire_page()) return;
       if (page_home() == PageHome::None) create_page(is_set(Variable::kPages) && !endpoint_is_coming(), false);
       release_page();

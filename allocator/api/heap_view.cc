@@ -26,8 +26,9 @@ HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::Su
       const Superslab* superslab = slabs[size_t{i} * kUnitsPerSuperslab].superslab;
       if (superslab == nullptr || superslab->is_released) continue;  // committed a moment ago, or not mapped
       uint32_t free_units = superslab->free;
-      visit(argument, {superslab->address, kSuperslabBytes, superslab->state(), free_units,
-                       superslab->dirty & free_units, kUnitBytes});
+      uint32_t dirty_units = superslab->dirty & free_units;
+      visit(argument, {superslab->address, kSuperslabBytes, Superslab::state_of(free_units, dirty_units), free_units,
+                       dirty_units, kUnitBytes});
     }
   }
 }
@@ -50,7 +51,8 @@ HAKMEM_READS_RACILY metrics::SlabView view_of(const Slab& slab, SlabState state)
   view.block_bytes = shape.block_bytes;
   view.capacity = shape.capacity;
   view.carved = slab.carved < shape.capacity ? slab.carved : shape.capacity;
-  uint32_t not_used = slab.settled_frees() + RemoteList::count(slab.remote.load(std::memory_order_relaxed));
+  uint32_t not_used =
+      (slab.countdown_start - slab.countdown) + RemoteList::count(slab.remote.load(std::memory_order_relaxed));
   uint32_t used = slab.used;
   used = used > not_used ? used - not_used : 0;
   view.used = used < view.carved ? used : view.carved;
@@ -86,7 +88,7 @@ HAKMEM_READS_RACILY uint32_t count_listed(Block* block, uint32_t bound) {
   uint32_t count = 0;
   while (block != &empty_block && count < bound) {
     ++count;
-    uint64_t distance = block->distance();
+    uint64_t distance = block->link ^ link_secret;
     if (!Block::is_valid(distance)) break;
     block = block->at(distance);
   }

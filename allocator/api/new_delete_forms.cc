@@ -9,7 +9,7 @@
 
 // This file alone has exception handling; a program without a C++ runtime never
 // gets as far as to need these.
-__asm__(".weak __gxx_personality_v0\n.weak __cxa_begin_catch\n.weak __cxa_end_catch");
+__asm__(".weak __gxx_personality_v0\n.weak __cxa_begin_catch\n.weak __cxa_end_catch\n.weak _ZSt9terminatev");
 extern "C" [[gnu::weak]] void hakmem_throws_bad_alloc() __asm__("_ZSt17__throw_bad_allocv");
 
 HAKMEM_EXPORT void* operator new[](size_t bytes) { return operator new(bytes); }

@@ -29,16 +29,52 @@ HAKMEM_HIDDEN extern CounterSink counter_sink;
 // move of the sink land here: the publisher moves them on with an exchange.
 HAKMEM_HIDDEN extern Slot initial_shard[kShardSlots];
 
+// The slots that a thread counts into now, for several adds in a row: a count
+// is then a single instruction. Not to be kept.
+inline Slot* shard_slots(uint32_t shard) {
+  // The mask is read first: a sink with many shards never has fewer later.
+  uint32_t mask = counter_sink.shard_mask.load(std::memory_order_acquire);
+  return counter_sink.shards.load(std::memory_order_acquire) + (shard & mask) * kShardSlots;
+}
+
+template <Metric metric>
+inline void add(Slot* slots, size_t index, uint64_t amount) {
+  static_assert(shape_of(metric).storage == Storage::Shard);
+  slots[kFirstSlot<metric> + index].fetch_add(amount, std::memory_order_relaxed);
+}
+
+// Where one thread counts: its shard, looked up now and then instead of at each
+// count. What it adds to a place that the sink has left is not lost: the
+// private shard is drained, and earlier mappings of the page stay. Empty in the
+// release build.
+template <bool enabled>
+class ThreadCounters {
+ public:
+  void follow_sink(uint32_t shard) { slots_ = shard_slots(shard); }
+  Slot* slots() const { return slots_; }
+  template <Metric metric>
+  void add(size_t index, uint64_t amount) const {
+    metrics::add<metric>(slots_, index, amount);
+  }
+
+ private:
+  Slot* slots_ = initial_shard;
+};
+template <>
+class ThreadCounters<false> {
+ public:
+  void follow_sink(uint32_t) {}
+  Slot* slots() const { return nullptr; }
+  template <Metric metric>
+  void add(size_t, uint64_t) const {}
+};
+
 // Adds `amount` to slot `index` of `metric`. Any thread; `shard` spreads
 // threads over cache lines and may be any number.
 template <Metric metric>
 inline void count(uint32_t shard, uint32_t index, uint64_t amount) {
   if constexpr (kBuild.stats) {
-    static_assert(shape_of(metric).storage == Storage::Shard);
-    // The mask is read first: a sink with many shards never has fewer later.
-    uint32_t mask = counter_sink.shard_mask.load(std::memory_order_acquire);
-    Slot* shards = counter_sink.shards.load(std::memory_order_acquire);
-    shards[(shard & mask) * kShardSlots + kFirstSlot<metric> + index].fetch_add(amount, std::memory_order_relaxed);
+    add<metric>(shard_slots(shard), index, amount);
   }
 }
 

@@ -37,4 +37,32 @@ class StepTimer {
   uint64_t last_ = 0;
 };
 
+// The time of carving one slab, bit by bit: added up in ticks, and observed as
+// one time of the carve step when the slab is carved whole or given back.
+// Written by whoever carves.
+template <bool enabled>
+class CarveTime {
+ public:
+  void clear() { ticks_ = 0; }
+  void start() { ticks_ -= ticks(); }
+  void stop() { ticks_ += ticks(); }
+  void observe(uint32_t shard) {
+    if (ticks_ == 0) return;
+    observe_time<Metric::kSuperslabRefillTime>(shard, static_cast<uint32_t>(RefillStep::Carve),
+                                               Ticks<enabled>::scale.nanoseconds(0, ticks_));
+    ticks_ = 0;
+  }
+
+ private:
+  uint64_t ticks_;
+};
+template <>
+class CarveTime<false> {
+ public:
+  void clear() {}
+  void start() {}
+  void stop() {}
+  void observe(uint32_t) {}
+};
+
 }  // namespace hakmem::metrics

@@ -156,7 +156,7 @@ class PageArena {
       visit(chunks_[i].address, chunks_[i].bytes);
   }
 
-  bool is_consistent() const {
+  bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS {
     for (uint32_t i = 0; i < reservation_count(); ++i)
       if (reservations_[i].committed.load(std::memory_order_relaxed) > reservations_[i].capacity) return false;
     return metadata_next_ <= metadata_end_;

@@ -65,7 +65,7 @@ class SharedPool {
   RankedLock& lock() { return lock_; }
 
   // With no call under way.
-  bool is_consistent() const {
+  bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS {
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
       uint32_t count = 0;
       for (Slab* slab = lists_[size_class].first(); slab != nullptr; slab = slab->next, ++count)

@@ -23,6 +23,7 @@
 
 #include "allocator/base/assert.h"
 #include "allocator/metrics/heap_view.h"
+#include "allocator/metrics/step_timer.h"
 #include "allocator/superslab/block.h"
 #include "allocator/superslab/size_class.h"
 
@@ -74,7 +75,8 @@ struct alignas(64) Slab {
   Superslab* superslab;                      // set once, when the superslab is committed
   uint16_t units;                            // of the span; in its first record
   uint16_t unit;                             // index of this record within its span
-  bool zeroed;                               // blocks beyond `carved` were never written
+  [[no_unique_address]] metrics::CarveTime<kBuild.stats> carve_time;
+  bool zeroed;  // blocks beyond `carved` were never written
 
   const ClassShape& shape() const { return kClassShapes[size_class]; }
   uint32_t settled_frees() const { return countdown_start - countdown; }

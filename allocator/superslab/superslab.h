@@ -26,11 +26,12 @@ struct alignas(64) Superslab {
   Superslab* next;
   Superslab* previous;
 
-  SuperslabState state() const {
+  static SuperslabState state_of(uint32_t free, uint32_t dirty) {
     if (free == 0) return SuperslabState::Full;
     if (free != ~0u) return SuperslabState::Active;
     return dirty != 0 ? SuperslabState::Empty : SuperslabState::Purged;
   }
+  SuperslabState state() const { return state_of(free, dirty); }
   // Those that are empty and purged stand apart, after those that still hold pages.
   uint32_t right_bin() const { return state() == SuperslabState::Purged ? kPurgedBin : longest_run(free); }
   bool is_consistent() const { return (dirty & ~free) == 0 && bin == right_bin(); }

@@ -54,6 +54,7 @@ class SuperslabHeap {
   // Takes back a span that holds no live block and that no thread can reach any
   // more. Any thread. May purge, at most kMaxPurgeBytes.
   void give_span(Slab* slab, uint32_t shard) {
+    slab->carve_time.observe(shard);
     lock_.lock();
     Superslab* superslab = slab->superslab;
     uint32_t run = bit_run(static_cast<uint32_t>(slab - superslab->slabs), slab->units);
@@ -161,7 +162,7 @@ class SuperslabHeap {
   PageArena<Memory>& arena() { return arena_; }
 
   // Debug builds and tests, with no call under way.
-  bool is_consistent() const {
+  bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS {
     for (uint32_t bin = 0; bin <= kPurgedBin; ++bin)
       for (Superslab* superslab = bins_[bin].first; superslab != nullptr; superslab = superslab->next)
         if (!superslab->is_consistent() || superslab->bin != bin) return false;
@@ -253,6 +254,7 @@ class SuperslabHeap {
     slab->remote.store(0, std::memory_order_relaxed);
     slab->units = static_cast<uint16_t>(units);
     slab->zeroed = dirty_units == 0;
+    slab->carve_time.clear();
     slab->state = state;
     return slab;
   }

@@ -77,7 +77,7 @@ void tidy_class(ThreadCache* cache, uint32_t size_class) {
 __attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list, uint32_t bound) {
   for (uint32_t i = 0; list != nullptr && list != &empty_block && i < bound; ++i) {
     if (list == block) return true;
-    uint64_t distance = list->distance();
+    uint64_t distance = list->link ^ link_secret;
     if (!Block::is_valid(distance)) return false;
     list = list->at(distance);
   }
@@ -86,7 +86,7 @@ __attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list
 
 // The key matches: the block is free, or the program wrote just these 64 bits
 // itself. Only the lists can tell.
-__attribute__((no_sanitize("thread"))) HAKMEM_COLD void confirm_is_live(ThreadCache* cache, Slab* slab, Block* block) {
+HAKMEM_COLD __attribute__((no_sanitize("thread"))) void confirm_is_live(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t capacity = slab->shape().capacity;
   uint64_t remote = slab->remote.load(std::memory_order_acquire);
   Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));

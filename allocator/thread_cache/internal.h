@@ -31,7 +31,7 @@ class LateCacheScope {
 // Returns the slab's frees to it: `slab` has a new baseline afterwards.
 inline void settle_and_count(ThreadCache* cache, Slab* slab) {
   if (uint32_t frees = slab->settle(); frees != 0)
-    metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{frees});
+    cache->counters.add<metrics::Metric::kCollectedObjects>(slab->size_class, frees);
 }
 
 // Takes all remote frees of an owned, settled slab; `count` says how many. The

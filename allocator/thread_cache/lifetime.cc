@@ -48,6 +48,9 @@ void unlock_all() HAKMEM_NO_THREAD_ANALYSIS {
 void after_fork_in_child() {
   if constexpr (kBuild.stats) {
     if (metrics::hooks.on_fork_child != nullptr) metrics::hooks.on_fork_child();
+    if (thread_state.phase == ThreadPhase::kRunning)
+      thread_state.cache->counters.follow_sink(thread_state.cache->shard);
+    late_cache.counters.follow_sink(late_cache.shard);
   }
   for (ThreadCache* cache = registered_caches.load(std::memory_order_relaxed); cache != nullptr;
        cache = cache->next_registered) {
@@ -195,6 +198,7 @@ ThreadCache* start_thread() {
   }
   if (cache == nullptr) return nullptr;
   cache->random = RandomGenerator(random_secret());
+  cache->counters.follow_sink(cache->shard);
   thread_state = {cache, ThreadPhase::kRunning};
   if (is_first) {
     // Registered before any other handler, so that these hold the locks only

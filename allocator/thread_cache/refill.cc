@@ -27,7 +27,7 @@ constexpr uint32_t kSleepersToCheck = 4;
 
 Batch carve(ThreadCache* cache, Slab* slab, uint32_t limit) {
   const ClassShape& shape = slab->shape();
-  metrics::StepTimer timer(cache->shard);
+  slab->carve_time.start();
   uint32_t count = shape.capacity - slab->carved;
   if (count > shape.refill_objects) count = shape.refill_objects;
   if (count > limit) count = limit;
@@ -48,21 +48,19 @@ Batch carve(ThreadCache* cache, Slab* slab, uint32_t limit) {
   std::atomic_ref(slab->carved).store(slab->carved + count, std::memory_order_relaxed);
   slab->used += count;
   std::atomic_signal_fence(std::memory_order_release);
-  timer.finish(metrics::RefillStep::Carve);
+  slab->carve_time.stop();
+  if (slab->carved == shape.capacity) slab->carve_time.observe(cache->shard);
   return {first, count, RefillSource::FreshCarve};
 }
 
-// Cuts a batch after `limit` blocks; the rest goes back to the slab's own list.
+// Cuts a batch after `limit` blocks; the rest goes back to the slab's own list,
+// which is empty: what it had is in the batch, or stayed out of it.
 void cut(Slab* slab, Batch& batch, uint32_t limit) {
-  if (batch.count <= limit) return;
+  HAKMEM_ASSERT(slab->free == nullptr);
   Block* last = batch.first;
   for (uint32_t i = 1; i < limit; ++i) last = last->next();
-  Block* rest = last->next();
+  slab->free = last->next();
   last->set_next(nullptr);
-  Block* rest_last = rest;
-  for (uint32_t i = limit + 1; i < batch.count; ++i) rest_last = rest_last->next();
-  rest_last->set_next(slab->free);
-  slab->free = rest;
   slab->used -= batch.count - limit;
   batch.count = limit;
 }
@@ -130,13 +128,14 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
 // At most `limit` blocks for a class; count 0 when there is no memory.
 Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   ClassState& state = cache->classes[size_class];
-  if (state.current != nullptr) {
+  if (state.current != nullptr) [[likely]] {
     Batch batch = take_batch(cache, state.current, limit);
     if (batch.count > 0) return batch;
     Slab* exhausted = state.current;
     state.current = nullptr;
     if (!abandon(cache, exhausted)) place(cache, exhausted);
   }
+  cache->counters.follow_sink(cache->shard);
   NextSlab next = next_slab(cache, state, size_class);
   if (next.slab == nullptr) return {nullptr, 0, next.source};
   state.current = next.slab;
@@ -146,17 +145,14 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   return batch;
 }
 
-void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
+[[gnu::noinline]] void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   ClassState& state = cache->classes[size_class];
   uint32_t limit = UINT32_MAX;
   if constexpr (kBuild.stats) {
-    limit = objects_until_sample(cache, size_class);
-    metrics::count<metrics::Metric::kRequestsObserved>(cache->shard, size_class, uint64_t{1});
-    metrics::count<metrics::Metric::kRequestedBytesObserved>(cache->shard, size_class, uint64_t{bytes});
-    if (limit == 0) [[unlikely]] {
-      if (void* sample = allocate_sample(cache, size_class); sample != nullptr) return sample;
-      limit = 1;
+    if (state.until_sample == 0) [[unlikely]] {
+      if (void* sample = sample_if_due(cache, size_class, bytes); sample != nullptr) return sample;
     }
+    limit = state.until_sample;
   }
   Batch batch = refill(cache, size_class, limit);
   if (batch.count == 0) {
@@ -165,9 +161,14 @@ void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes)
     return nullptr;
   }
   if constexpr (kBuild.stats) {
-    objects_handed_out(cache, size_class, batch.count);
-    metrics::count<metrics::Metric::kRefills>(cache->shard, size_class, batch.source, 1);
-    metrics::count<metrics::Metric::kRefillObjects>(cache->shard, size_class, batch.source, batch.count);
+    state.until_sample -= batch.count;
+    metrics::Slot* slots = cache->counters.slots();
+    size_t by_source =
+        size_t{size_class} * metrics::kCountOf<metrics::RefillSource> + static_cast<size_t>(batch.source);
+    metrics::add<metrics::Metric::kRefills>(slots, by_source, 1);
+    metrics::add<metrics::Metric::kRefillObjects>(slots, by_source, batch.count);
+    metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
+    metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
   }
   state.listed_bound = batch.count;
   Block* block = batch.first;
@@ -207,20 +208,21 @@ void collect_remote(ThreadCache* cache, Slab* slab) {
 
 void* allocate_cold(size_t bytes) {
   uint32_t size_class = size_class_of(bytes);
-  ThreadCache* cache = current_cache();
-  if (cache == nullptr) {
-    LateCacheScope late;
-    return allocate_class(thread_state.cache, size_class, bytes);
-  }
+  ThreadCache* cache = thread_state.cache;
   Block* block = cache->lists[size_class];
-  if (block == &empty_block) return refill_and_allocate(cache, size_class, bytes);
-  uint64_t distance = block->distance();
-  if (Block::is_valid(distance)) return allocate_class(cache, size_class, bytes);  // the thread has just started
-  if (!block->is_last()) block->corrupted();
-  cache->lists[size_class] = const_cast<Block*>(&empty_block);
-  block->clear_key();
-  cache->exact.count_allocation(size_class);
-  return block;
+  if (block != &empty_block) [[likely]] {
+    if (!block->is_last()) block->corrupted();
+    cache->lists[size_class] = const_cast<Block*>(&empty_block);
+    block->clear_key();
+    cache->exact.count_allocation(size_class);
+    return block;
+  }
+  if (cache != &empty_cache) [[likely]]
+    return refill_and_allocate(cache, size_class, bytes);
+  cache = start_thread();
+  if (cache != nullptr) return allocate_class(cache, size_class, bytes);
+  LateCacheScope late;
+  return allocate_class(thread_state.cache, size_class, bytes);
 }
 
 }  // namespace hakmem

@@ -10,11 +10,10 @@ constinit SampledSlabs sampled_slabs;
 
 namespace {
 
-// Stands for "no sample is to come" and for "not drawn yet".
-constexpr uint32_t kNever = UINT32_MAX;
-constexpr uint32_t kUndrawn = 0;
-// A stored countdown is one more than the objects that are left.
-constexpr uint32_t kMaxCountdown = UINT32_MAX - 2;
+// The most that a countdown holds; also how soon a thread asks again whether
+// sampling is on.
+constexpr uint32_t kMaxCountdown = 1u << 30;
+constexpr uint32_t kObjectsWhileOff = 1u << 16;
 
 // Minus the natural logarithm of a uniform number in (0, 1], without libm: good to 1e-5.
 double exponential_variate(RandomGenerator& random) {
@@ -33,51 +32,21 @@ double draw_bytes(ThreadCache* cache) {
   return interval == 0 ? -1 : exponential_variate(cache->random) * static_cast<double>(interval);
 }
 
+// Draws the objects before the next sample; false when sampling is off.
 // Rounding an exponential up to objects makes it geometric with
 // p = 1 - exp(-class size / mean), as it has to be.
-void draw(ThreadCache* cache, uint32_t size_class) {
+bool draw(ThreadCache* cache, uint32_t size_class) {
+  ClassState& state = cache->classes[size_class];
   double bytes = draw_bytes(cache);
   double objects = bytes / kClassShapes[size_class].block_bytes;
-  cache->classes[size_class].until_sample = bytes < 0                  ? kNever
-                                            : objects >= kMaxCountdown ? kMaxCountdown
-                                                                       : static_cast<uint32_t>(objects) + 1;
+  state.is_sampling = bytes >= 0;
+  state.until_sample = bytes < 0                  ? kObjectsWhileOff
+                       : objects >= kMaxCountdown ? kMaxCountdown
+                                                  : static_cast<uint32_t>(objects);
+  return state.is_sampling;
 }
 
-}  // namespace
-
-uint32_t objects_until_sample(ThreadCache* cache, uint32_t size_class) {
-  uint32_t& until_sample = cache->classes[size_class].until_sample;
-  bool is_on_again = until_sample == kNever && metrics::sample_interval_bytes.load(std::memory_order_relaxed) != 0;
-  if (until_sample == kUndrawn || is_on_again) draw(cache, size_class);
-  return until_sample == kNever ? kNever : until_sample - 1;
-}
-
-void objects_handed_out(ThreadCache* cache, uint32_t size_class, uint32_t count) {
-  uint32_t& until_sample = cache->classes[size_class].until_sample;
-  if (until_sample != kNever) until_sample = until_sample > count ? until_sample - count : 1;
-}
-
-void objects_returned(ThreadCache* cache, uint32_t size_class, uint32_t count) {
-  uint32_t& until_sample = cache->classes[size_class].until_sample;
-  if (until_sample < kMaxCountdown - count) until_sample += count;
-}
-
-void sample_large(ThreadCache* cache, size_t bytes) {
-  if constexpr (kBuild.stats) {
-    if (cache->bytes_until_large_sample == 0) cache->bytes_until_large_sample = static_cast<int64_t>(draw_bytes(cache));
-    if (cache->bytes_until_large_sample < 0) {  // sampling is off; ask again next time
-      cache->bytes_until_large_sample = 0;
-      return;
-    }
-    cache->bytes_until_large_sample -= static_cast<int64_t>(bytes);
-    if (cache->bytes_until_large_sample > 0) return;
-    cache->bytes_until_large_sample = 0;
-    metrics::count<metrics::Metric::kSamples>(cache->shard);
-  }
-}
-
-void* allocate_sample(ThreadCache* cache, uint32_t size_class) {
-  draw(cache, size_class);
+void* place_sample(ThreadCache* cache, uint32_t size_class) {
   SlabList& part_full = sampled_slabs.part_full[size_class];
   LockGuard guard(sampled_slabs.lock);
   Slab* slab = part_full.first();
@@ -92,14 +61,51 @@ void* allocate_sample(ThreadCache* cache, uint32_t size_class) {
     slab->free = block->next();
   } else {
     block = reinterpret_cast<Block*>(slab->start + size_t{slab->carved} * slab->shape().block_bytes);
-    ++slab->carved;
+    std::atomic_ref(slab->carved).store(slab->carved + 1, std::memory_order_relaxed);  // read by frees
   }
   ++slab->used;
   if (slab->is_exhausted()) part_full.remove(slab);
   block->clear_key();
-  metrics::count<metrics::Metric::kSamples>(cache->shard);
-  cache->exact.count_allocation(size_class);
   return block;
+}
+
+}  // namespace
+
+void* sample_if_due(ThreadCache* cache, uint32_t size_class, size_t bytes) {
+  ClassState& state = cache->classes[size_class];
+  bool is_due = state.is_sampling;  // else nothing was drawn yet, or sampling was off
+  if (!draw(cache, size_class) || (!is_due && state.until_sample > 0)) return nullptr;
+  if (!is_due) draw(cache, size_class);  // the first draw was 0: this object is due, this is for the next one
+  void* sample = place_sample(cache, size_class);
+  if (sample == nullptr) {
+    if (state.until_sample == 0) state.until_sample = 1;
+    return nullptr;
+  }
+  metrics::Slot* slots = cache->counters.slots();
+  metrics::add<metrics::Metric::kSamples>(slots, 0, 1);
+  metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
+  metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
+  cache->exact.count_allocation(size_class);
+  return sample;
+}
+
+void objects_returned(ThreadCache* cache, uint32_t size_class, uint32_t count) {
+  uint32_t& until_sample = cache->classes[size_class].until_sample;
+  if (until_sample < kMaxCountdown) until_sample += count;
+}
+
+void sample_large(ThreadCache* cache, size_t bytes) {
+  if constexpr (kBuild.stats) {
+    if (cache->bytes_until_large_sample == 0) cache->bytes_until_large_sample = static_cast<int64_t>(draw_bytes(cache));
+    if (cache->bytes_until_large_sample < 0) {  // sampling is off; ask again next time
+      cache->bytes_until_large_sample = 0;
+      return;
+    }
+    cache->bytes_until_large_sample -= static_cast<int64_t>(bytes);
+    if (cache->bytes_until_large_sample > 0) return;
+    cache->bytes_until_large_sample = 0;
+    metrics::count<metrics::Metric::kSamples>(cache->shard);
+  }
 }
 
 void free_sample(Slab* slab, Block* block, uint32_t shard) {

@@ -13,21 +13,16 @@
 
 namespace hakmem {
 
-// Objects of the class that may be handed out before the next sample; 0: the
-// next allocation is the sample.
-uint32_t objects_until_sample(ThreadCache* cache, uint32_t size_class);
-
-// Tells the countdown that a refill handed out `count` objects.
-void objects_handed_out(ThreadCache* cache, uint32_t size_class, uint32_t count);
+// The class's countdown (ClassState::until_sample) is at 0: draws the first one,
+// or places the object that is due and draws the next. Returns the object; null
+// when none is due, or there is no memory for it. until_sample is above 0 then.
+HAKMEM_COLD void* sample_if_due(ThreadCache* cache, uint32_t size_class, size_t bytes);
 
 // Credits objects that a flushed list never handed to the program.
 void objects_returned(ThreadCache* cache, uint32_t size_class, uint32_t count);
 
 // Draws for an allocation that has no class.
 void sample_large(ThreadCache* cache, size_t bytes);
-
-// Places a sampled object, and draws the next countdown. Null when there is no memory.
-HAKMEM_COLD void* allocate_sample(ThreadCache* cache, uint32_t size_class);
 
 // Any thread; `block` lies in the sampled `slab`.
 HAKMEM_COLD void free_sample(Slab* slab, Block* block, uint32_t shard);

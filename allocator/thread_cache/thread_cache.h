@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "allocator/base/assert.h"
+#include "allocator/metrics/counters.h"
 #include "allocator/platform/random.h"
 #include "allocator/superslab/slab.h"
 
@@ -34,6 +35,7 @@ struct ClassState {
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
   uint32_t until_sample = 0;  // objects handed out before the next sample (builds with statistics)
+  bool is_sampling = false;   // whether a sample follows them
   uint32_t listed_bound = 0;  // objects handed to the list by the last refill
 };
 
@@ -68,7 +70,8 @@ struct alignas(64) ThreadCache {
   ClassState classes[kSizeClassCount];
   RandomGenerator random{1};
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
-  uint32_t shard = 0;                    // of the counters
+  [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
+  uint32_t shard = 0;  // of the counters
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
 
   // Registry of all caches; written under its lock.
@@ -96,11 +99,11 @@ extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial
 
 // Cold sides of allocate() and free(). They keep errno, except that allocation
 // functions set ENOMEM where they return null.
-HAKMEM_COLD void* allocate_cold(size_t bytes);  // up to kMaxClassBytes
+[[gnu::noinline]] void* allocate_cold(size_t bytes);  // up to kMaxClassBytes
 [[gnu::noinline]] void* allocate_above_table(size_t bytes);
 [[gnu::noinline]] void free_cold(void* address);
 HAKMEM_COLD void free_suspect(Block* block, Slab* slab);
-HAKMEM_COLD void settle_slab(Slab* slab);
+[[gnu::noinline]] void settle_slab(Slab* slab);
 
 // Pops the class's list; its link is checked before it is followed.
 HAKMEM_INLINE void* allocate_class(ThreadCache* cache, uint32_t size_class, size_t bytes) {
