@@ -25,7 +25,7 @@ from workloads import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_BUILD_DIR = Path(os.environ.get("HAKMEM_BENCH_BUILD_DIR", ROOT / "build" / "release"))
+DEFAULT_BUILD_DIR = Path(os.environ.get("BENCH_BUILD_DIR", ROOT / "build" / "release"))
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

@@ -11,7 +11,6 @@ namespace {
 
 __attribute__((constructor)) void start() {
   check_environment();
-  metrics::sample_interval_bytes.store(environment_number(Variable::kSampleBytes), std::memory_order_relaxed);
   prepare_fork_detection();
   metrics::hooks.on_fork_child = on_fork_child;
   metrics::hooks.on_transition = on_transition;

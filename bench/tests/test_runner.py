@@ -19,7 +19,7 @@ from workloads import WORKLOADS
 
 BUILD = DEFAULT_BUILD_DIR.resolve()
 # The library of this build, where there is one: it has to do the same work.
-HAKMEM_LIBRARY = os.environ.get("HAKMEM_BENCH_LIBRARY")
+HAKMEM_LIBRARY = os.environ.get("BENCH_LIBRARY")
 
 # Enough for each workload to fill its heap once; later options win.
 SHORT = {
