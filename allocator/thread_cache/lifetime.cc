@@ -206,8 +206,10 @@ ThreadCache* start_thread() {
     register_fork_handlers(lock_all, unlock_all, after_fork_in_child);
     set_thread_exit(end_thread);
     check_environment();
-    if constexpr (kBuild.stats)
-      metrics::sample_interval_bytes.store(environment_number(Variable::kSampleBytes), std::memory_order_relaxed);
+    if constexpr (kBuild.stats) {
+      if (is_set(Variable::kSampleBytes))
+        metrics::sample_interval_bytes.store(environment_number(Variable::kSampleBytes), std::memory_order_relaxed);
+    }
   }
   watch_thread_exit();
   metrics::count<metrics::Metric::kThreadsStarted>(cache->shard);
