@@ -120,6 +120,7 @@ void free_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{1});
   place(cache, slab);
   tidy_class(cache, size_class);
+  heap.decay(cache->shard);
 }
 
 void push_remote(ThreadCache* cache, Slab* slab, Block* block) {

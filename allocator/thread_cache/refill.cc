@@ -136,6 +136,7 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
     if (!abandon(cache, exhausted)) place(cache, exhausted);
   }
   cache->counters.follow_sink(cache->shard);
+  heap.decay(cache->shard);
   NextSlab next = next_slab(cache, state, size_class);
   if (next.slab == nullptr) return {nullptr, 0, next.source};
   state.current = next.slab;
