@@ -10,13 +10,13 @@
 // This file alone has exception handling; a program without a C++ runtime never
 // gets as far as to need these.
 __asm__(".weak __gxx_personality_v0\n.weak __cxa_begin_catch\n.weak __cxa_end_catch\n.weak _ZSt9terminatev");
-extern "C" [[gnu::weak]] void hakmem_throws_bad_alloc() __asm__("_ZSt17__throw_bad_allocv");
+extern "C" [[gnu::weak]] void hakmem_throw_bad_alloc() __asm__("_ZSt17__throw_bad_allocv");
 
 HAKMEM_EXPORT void* operator new[](size_t bytes) { return operator new(bytes); }
 HAKMEM_EXPORT void* operator new[](size_t bytes, std::align_val_t alignment) { return operator new(bytes, alignment); }
 
 HAKMEM_EXPORT void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  if (hakmem_throws_bad_alloc == nullptr) return hakmem::allocate(bytes);
+  if (hakmem_throw_bad_alloc == nullptr) return hakmem::allocate(bytes);
   try {
     return operator new(bytes);
   } catch (...) {
@@ -24,7 +24,7 @@ HAKMEM_EXPORT void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
   }
 }
 HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
-  if (hakmem_throws_bad_alloc == nullptr) return hakmem::allocate_aligned(static_cast<size_t>(alignment), bytes);
+  if (hakmem_throw_bad_alloc == nullptr) return hakmem::allocate_aligned(static_cast<size_t>(alignment), bytes);
   try {
     return operator new(bytes, alignment);
   } catch (...) {

@@ -76,7 +76,7 @@ struct alignas(64) Slab {
   uint16_t units;                            // of the span; in its first record
   uint16_t unit;                             // index of this record within its span
   [[no_unique_address]] metrics::CarveTime<kBuild.stats> carve_time;
-  bool zeroed;  // blocks beyond `carved` were never written
+  bool zeroed;  // held no old content when it was cut: a large allocation need not be cleared
 
   const ClassShape& shape() const { return kClassShapes[size_class]; }
   uint32_t settled_frees() const { return countdown_start - countdown; }

@@ -59,11 +59,9 @@ void tidy_class(ThreadCache* cache, uint32_t size_class) {
     Slab* slab = state.sleeping.last();
     bool is_surplus = state.sleeping_count > kept && has_other_threads();
     displace(cache, slab);
-    if (!is_surplus || slab->used == 0 || slab->listed() >= slab->shape().wake_threshold) {
-      place(cache, slab);
-    } else if (!abandon(cache, slab)) {
-      place(cache, slab);
-    }
+    bool is_asleep = slab->used != 0 && slab->listed() < slab->shape().wake_threshold;
+    if (is_surplus && is_asleep && abandon(cache, slab)) continue;
+    place(cache, slab);
   }
   if (state.available_count > kKeptAvailable && has_other_threads()) {
     Slab* slab = state.available.last();
