@@ -61,8 +61,10 @@ HAKMEM_READS_RACILY metrics::SlabView view_of(const Slab& slab, SlabState state)
 
 HAKMEM_READS_RACILY void visit_slabs(uintptr_t superslab, void (*visit)(void*, const metrics::SlabView&),
                                      void* argument) {
-  const Slab* slabs = heap.superslabs.find(superslab);
-  if (slabs == nullptr) return;
+  auto location = heap.arena.find(superslab);
+  if (location.reservation == nullptr) return;
+  const Slab* slabs =
+      reinterpret_cast<Slab*>(location.reservation->metadata) + size_t{location.superslab} * kUnitsPerSuperslab;
   for (uint32_t i = 0; i < kUnitsPerSuperslab;) {
     const Slab& slab = slabs[i];
     SlabState state = slab.state;
