@@ -76,7 +76,7 @@ extern const HeapView heap_view;  // defined in api/
 
 // Called by the allocator on cold paths; null until telemetry installs them.
 struct Hooks {
-  // After each superslab_refill and purge and at each thread's start and end,
+  // After each superslab_refill, large or huge allocation, and at each thread's start and end,
   // on the thread that did it, with no lock of the allocator held. It may be
   // entered again if it allocates; errno is kept by the caller.
   void (*on_transition)();

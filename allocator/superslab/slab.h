@@ -4,11 +4,11 @@
 // States, and the verbs that change them:
 //
 //   free       the unit belongs to no slab                    <- retire
-//   current    a thread refills a class from it               <- make_current
-//   available  owned, has free blocks, waits to be current    <- wake
-//   sleeping   owned, too few free blocks to be worth it      <- claim
+//   current    a thread refills a class from it               <- next_slab
+//   available  owned, has free blocks, waits to be current    <- place
+//   sleeping   owned, too few free blocks to be worth it      <- place
 //   unowned    exhausted when its owner turned away           <- abandon
-//   pooled     part-full, left in the shared pool             <- pool
+//   pooled     part-full, left in the shared pool             <- give
 //   sampled    holds sampled objects; no thread owns it ever
 //   large      one allocation of its own
 //
