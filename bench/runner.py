@@ -32,6 +32,9 @@ class Job:
     command: list[str]
     parse: Callable[[str, dict], "Outcome"]
 
+    def run(self, build_dir: Path, allocator: Allocator) -> "Outcome":
+        return measure(build_dir, allocator, self)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -40,10 +43,9 @@ class Outcome:
     checksum: str | None  # of the work done; must not depend on the allocator
 
 
-def macro_outcome(test: str, stdout: str, usage: dict) -> Outcome:
-    """Outcome of a macro workload: whole-process figures of the kernel, peak RSS included."""
-    line = json.loads(stdout)
-    sample = {
+def usage_sample(usage: dict) -> Sample:
+    """Whole-process figures of the kernel, peak RSS included."""
+    return {
         "time_seconds": usage["wall_seconds"],
         "cpu_seconds": usage["user_seconds"] + usage["sys_seconds"],
         "user_seconds": usage["user_seconds"],
@@ -51,8 +53,13 @@ def macro_outcome(test: str, stdout: str, usage: dict) -> Outcome:
         "peak_rss_bytes": usage["peak_rss_bytes"],
         "page_faults": usage["minor_faults"] + usage["major_faults"],
         "context_switches": usage["voluntary_switches"] + usage["involuntary_switches"],
-        "operations": line["operations"],
     }
+
+
+def macro_outcome(test: str, stdout: str, usage: dict) -> Outcome:
+    """Outcome of a macro workload, which prints what it did as a line of JSON."""
+    line = json.loads(stdout)
+    sample = usage_sample(usage) | {"operations": line["operations"]}
     return Outcome(line["malloc"], {test: sample}, line["checksum"])
 
 
@@ -184,7 +191,7 @@ def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], refer
             first = (run + number) % len(contestants)
             for name, allocator in contestants[first:] + contestants[:first]:
                 progress.before(run, job, name)
-                outcome = measure(build_dir, allocator, job)
+                outcome = job.run(build_dir, allocator)
                 if checksums.setdefault(job.name, outcome.checksum) != outcome.checksum:
                     raise BenchError(f"{job.name} under {name}: did other work than under the allocators before it")
                 for test, sample in outcome.samples.items():
