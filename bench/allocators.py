@@ -3,7 +3,7 @@
 import hashlib
 import re
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from errors import BenchError
@@ -26,6 +26,7 @@ class Allocator:
     version: str
     peer: bool  # counts for "best peer": neither hakmem nor the C library
     sha256: str | None
+    environment: dict[str, str] = field(default_factory=dict)  # what it needs set to work as meant
 
     def as_json(self) -> dict:
         return asdict(self)
@@ -54,9 +55,11 @@ def _package_version(package: str) -> str:
     return _output_of(["dpkg-query", "--show", "--showformat=${Version}", package]).strip() or "unknown version"
 
 
-def _library(name: str, path: Path, version: str, peer: bool) -> Allocator:
+def _library(
+    name: str, path: Path, version: str, peer: bool, environment: dict[str, str] | None = None
+) -> Allocator:
     path = path.resolve()
-    return Allocator(name, str(path), version, peer, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Allocator(name, str(path), version, peer, hashlib.sha256(path.read_bytes()).hexdigest(), environment or {})
 
 
 def _debian_peer(name: str, soname: str, package: str) -> Allocator:
@@ -77,12 +80,15 @@ def _hakmem(build_dir: Path) -> Allocator:
 
 
 def _with_argument(argument: str) -> Allocator:
-    name, separator, path = argument.partition("=")
-    if not separator or not name or not path:
-        raise BenchError(f"--with {argument}: must be NAME=PATH")
+    """NAME=PATH[,VARIABLE=VALUE]...: a library, and what it needs in the environment."""
+    library, *settings = argument.split(",")
+    name, _, path = library.partition("=")
+    environment = dict(setting.partition("=")[::2] for setting in settings)
+    if not name or not path or not all(re.fullmatch(r"\w+=.*", setting) for setting in settings):
+        raise BenchError(f"--with {argument}: must be NAME=PATH or NAME=PATH,VARIABLE=VALUE")
     if not Path(path).is_file():
         raise BenchError(f"--with {argument}: there is no file {path}")
-    return _library(name, Path(path), f"file {path}", peer=True)
+    return _library(name, Path(path), " ".join([f"file {path}", *settings]), peer=True, environment=environment)
 
 
 def find_allocators(build_dir: Path, added: list[str], left_out: list[str]) -> list[Allocator]:

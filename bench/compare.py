@@ -4,14 +4,10 @@ import json
 from dataclasses import dataclass
 
 from errors import BenchError
-from report import RSS, SIGNIFICANT_P, Metric, metrics_of, table, values_of
-from significance import geometric_mean, mann_whitney, median, smallest_p
+from report import RSS, Metric, metrics_of, noise_in, table, values_of
+from significance import SIGNIFICANT_P, geometric_mean, judge, median, smallest_p
 
-FORMAT = 1
-
-# A difference below this is no finding even where it is significant: peak RSS
-# is so repeatable that a few pages would be.
-SMALLEST_CHANGE = 0.01
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -21,20 +17,12 @@ class Change:
     before: float
     after: float
     p: float
-    verdict: str  # better, worse, same
+    noise: float  # the larger one of the two files
+    verdict: str  # better, worse, same, noise
 
     @property
     def ratio(self) -> float:
         return self.after / self.before
-
-
-def judge(before: list[float], after: list[float]) -> tuple[float, str]:
-    """p and verdict on two groups of samples of which lower is better."""
-    p = mann_whitney(before, after).p
-    change = median(after) / median(before) - 1
-    if p >= SIGNIFICANT_P or abs(change) < SMALLEST_CHANGE:
-        return p, "same"
-    return p, "worse" if change > 0 else "better"
 
 
 def load(path: str) -> dict:
@@ -42,7 +30,7 @@ def load(path: str) -> dict:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
         if document["format"] != FORMAT:
-            raise BenchError(f"{path}: format {document['format']}, this script reads {FORMAT}")
+            raise BenchError(f"{path}: format {document['format']}, this script reads {FORMAT}: run the benchmark again")
         return document
     except OSError as error:
         raise BenchError(f"{path}: {error.strerror}") from error
@@ -69,8 +57,9 @@ def changes_between(before: dict, before_name: str, after: dict, after_name: str
         for metric in judged:
             old = values_of(before, test, before_name, metric)
             new = values_of(after, test, after_name, metric)
-            p, verdict = judge(old, new)
-            changes.append(Change(test, metric, median(old), median(new), p, verdict))
+            noise = max(noise_in(document, metric).tests[test] for document in (before, after))
+            p, verdict = judge(old, new, noise)
+            changes.append(Change(test, metric, median(old), median(new), p, noise, verdict))
     if not changes:
         raise BenchError("the two files have no test in common")
     return changes
@@ -105,12 +94,13 @@ def compare(before_path: str, after_path: str, before_name: str, after_name: str
             f"{change.before * change.metric.scale:,.{change.metric.digits}f} {change.metric.unit}",
             f"{change.after * change.metric.scale:,.{change.metric.digits}f} {change.metric.unit}",
             f"{change.ratio - 1:+.1%}",
+            f"{change.noise:.1%}",
             f"{change.p:.3f}",
             change.verdict,
         ]
         for change in changes
     ]
-    print(table(["test", "metric", "before", "after", "change", "p", "verdict"], rows) + "\n")
+    print(table(["test", "metric", "before", "after", "change", "noise", "p", "verdict"], rows) + "\n")
     for metric in dict.fromkeys(change.metric for change in changes):
         ratio = geometric_mean([change.ratio for change in changes if change.metric == metric])
         print(f"{metric.title}, geometric mean of the changes: {ratio - 1:+.1%}")

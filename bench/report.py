@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 
 from allocators import HAKMEM
-from runner import AGAIN
-from significance import Interval, geometric_mean, mann_whitney, median, median_interval
-
-SIGNIFICANT_P = 0.01  # a dozen tests are looked at together, so 0.05 would cry wolf every other time
+from significance import Interval, Noise, geometric_mean, judge, median, median_interval, noise_of
 
 
 @dataclass(frozen=True)
@@ -21,12 +18,13 @@ class Metric:
 TIME = Metric("time_seconds", "Time", "s", 1, 3)
 CPU = Metric("cpu_seconds", "CPU time", "s", 1, 3)
 RSS = Metric("peak_rss_bytes", "Peak RSS", "MiB", 1 / 2**20, 1)
+MEAN_RSS = Metric("mean_rss_bytes", "Mean RSS over time", "MiB", 1 / 2**20, 1)
 FAULTS = Metric("page_faults", "Page faults", "1,000", 1e-3, 1)
 NANOSECONDS = Metric("time_seconds", "Time", "ns", 1e9, 1)
 
 
 def metrics_of(document: dict) -> list[Metric]:
-    return [NANOSECONDS] if document["kind"] == "micro" else [TIME, CPU, RSS, FAULTS]
+    return [NANOSECONDS] if document["kind"] == "micro" else [TIME, CPU, RSS, MEAN_RSS, FAULTS]
 
 
 def values_of(document: dict, test: str, contestant: str, metric: Metric) -> list[float]:
@@ -118,6 +116,17 @@ def _summary_table(document: dict) -> str:
     )
 
 
+def _cpu_table(document: dict) -> str:
+    rows = []
+    for test, by_name in document["samples"].items():
+        row = [test]
+        for name in document["allocators"]:
+            user, system = (median(run[key] for run in by_name[name]) for key in ("user_seconds", "sys_seconds"))
+            row.append(f"{user:.3f} + {system:.3f}")
+        rows.append(row)
+    return "### CPU time, s: user + system, medians\n\n" + table(["test", *document["allocators"]], rows)
+
+
 def _interval(interval: Interval, metric: Metric) -> str:
     return f"{_figure(interval.low, metric)} to {_figure(interval.high, metric)}"
 
@@ -125,6 +134,8 @@ def _interval(interval: Interval, metric: Metric) -> str:
 def _details_table(document: dict) -> str:
     """Spread of every median, and whether the difference to the best peer is significant."""
     metric = metrics_of(document)[0]
+    noise = noise_in(document, metric)
+    words = {"worse": "slower", "better": "faster"}
     rows, coverage = [], 1.0
     for test in document["samples"]:
         best = best_peer(document, test, metric)
@@ -136,34 +147,30 @@ def _details_table(document: dict) -> str:
             if best is None or name == best:
                 row.append("")
             else:
-                test_result = mann_whitney(values, values_of(document, test, best, metric))
-                slower = median(values) > median_of(document, test, best, metric)
-                verdict = "same" if test_result.p >= SIGNIFICANT_P else "slower" if slower else "faster"
-                row.append(f"{verdict} (p = {test_result.p:.3f})")
-            if document["kind"] == "macro":
-                samples = document["samples"][test][name]
-                row += [f"{median(sample[key] for sample in samples):.3f}" for key in ("user_seconds", "sys_seconds")]
+                p, verdict = judge(values_of(document, test, best, metric), values, noise.tests[test])
+                row.append(f"{words.get(verdict, verdict)} (p = {p:.3f})")
             rows.append(row)
     header = ["test, allocator", "median", f"{coverage:.0%} interval", "against the best peer"]
-    if document["kind"] == "macro":
-        header += ["user s", "sys s"]
     return f"### {metric.title}, {metric.unit}: spread and significance\n\n" + table(header, rows)
 
 
+def noise_in(document: dict, metric: Metric) -> Noise:
+    """The noise of the document's reference allocator, measured before its runs."""
+    return noise_of(
+        {test: [sample[metric.key] for sample in runs] for test, runs in document["noise_samples"].items()}
+    )
+
+
 def noise_lines(document: dict) -> list[str]:
-    """How far two sets of runs of one allocator lie apart: less than that is not a finding."""
-    name = document["reference"]
+    """How far runs of one allocator lie apart from each other: less than that is not a finding."""
     lines = []
     for metric in metrics_of(document):
-        apart = {
-            test: abs(median_of(document, test, name + AGAIN, metric) / median_of(document, test, name, metric) - 1)
-            for test in document["samples"]
-        }
-        worst = max(apart, key=apart.__getitem__)
-        whole = overall(document, name + AGAIN, metric) / overall(document, name, metric) - 1
+        noise = noise_in(document, metric)
+        worst = max(noise.tests, key=noise.tests.__getitem__)
         lines.append(
-            f"Noise, {name} against itself, {metric.title.lower()}: {median(apart.values()):.1%} on the median test, "
-            f"{apart[worst]:.1%} at most ({worst}), {abs(whole):.1%} on the geometric mean."
+            f"Noise, {document['reference']} against itself, {metric.title.lower()}: {noise.overall:.1%} on the "
+            f"geometric mean, {median(noise.tests.values()):.1%} on the median test, "
+            f"{noise.tests[worst]:.1%} at most ({worst})."
         )
     return lines
 
@@ -174,7 +181,7 @@ def _machine_lines(document: dict) -> list[str]:
         f"{machine['processor']}, {machine['processors']} processors, {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"Linux {machine['kernel']}, transparent huge pages: {machine['transparent_hugepage']}; "
         f"load before {machine['load_before']:.2f}, runs of each: {document['runs']}, "
-        f"{document['arguments']} arguments, {document['duration_seconds']:.0f} s in all."
+        f"{document['arguments']} arguments."
     ]
     for name, allocator in document["allocators"].items():
         library = f", {allocator['library']}" if allocator["library"] else ""
@@ -182,16 +189,34 @@ def _machine_lines(document: dict) -> list[str]:
     return lines
 
 
-def markdown(document: dict) -> str:
+def opening(document: dict) -> str:
+    """What is known before the long run: machine, contestants and noise."""
     parts = [f"## hakmem bench, {document['kind']}, {document['started']}", "\n".join(_machine_lines(document))]
-    parts += [_medians_table(document, metric) for metric in metrics_of(document)]
-    parts += [_details_table(document), "\n".join(noise_lines(document)), _summary_table(document)]
+    return "\n\n".join([*parts, "\n".join(noise_lines(document))]) + "\n\n"
+
+
+def _verdict_line(document: dict) -> str:
+    """Where hakmem stands; a difference that noise alone makes is none."""
+    figures = []
+    for metric in metrics_of(document):
+        ratio, noise = standing(document, HAKMEM)[metric.title], noise_in(document, metric).overall
+        none = f" (no difference: the noise is {noise:.1%})" if max(ratio, 1 / ratio) - 1 <= noise else ""
+        figures.append(f"{metric.title.lower()} {ratio:.3f}{none}")
+    return f"**hakmem against the best peer overall: {', '.join(figures)}.**"
+
+
+def results(document: dict) -> str:
+    """Everything after `opening`."""
+    parts = [_medians_table(document, metric) for metric in metrics_of(document)]
+    if document["kind"] != "micro":
+        parts.append(_cpu_table(document))
+    parts += [_details_table(document), _summary_table(document)]
     load = document["machine"]["load_before"]
     if load > document["machine"]["processors"] / 4:
         parts.append(f"**The machine was busy before the run (load {load:.2f}): trust ratios little and times less.**")
+    parts.append(f"{document['duration_seconds']:.0f} s in all.")
     if HAKMEM not in document["allocators"]:
         parts.append("hakmem was left out of this run.")
-    elif against := standing(document, HAKMEM):
-        figures = ", ".join(f"{title.lower()} {ratio:.3f}" for title, ratio in against.items())
-        parts.append(f"**hakmem against the best peer overall: {figures}.**")
+    elif standing(document, HAKMEM):
+        parts.append(_verdict_line(document))
     return "\n\n".join(parts) + "\n"

@@ -10,10 +10,11 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+import plots
 from allocators import HAKMEM, Allocator, find_allocators
 from compare import FORMAT, compare
 from errors import BenchError
-from report import RSS, TIME, markdown, standing
+from report import RSS, TIME, opening, results, standing
 from runner import Job, macro_outcome, micro_outcome, run_all
 from workloads import (
     FULL_RUNS,
@@ -23,6 +24,8 @@ from workloads import (
     WORKLOADS,
     Workload,
 )
+
+NOISE_RUNS = 6  # of the reference allocator, before everything else: ten ways to make two sides of them
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_BUILD_DIR = Path(os.environ.get("BENCH_BUILD_DIR", ROOT / "build" / "release"))
@@ -39,9 +42,17 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help=f"runs of each (default {FULL_RUNS}, with --quick {QUICK_RUNS})")
     parser.add_argument("--micro", action="store_true", help="the micro benchmarks in place of the programs")
     parser.add_argument("--only", metavar="NAMES", help="only these tests, separated by commas (micro: name prefixes)")
-    parser.add_argument("--with", dest="added", metavar="NAME=PATH", action="append", default=[], help="another one")
+    parser.add_argument(
+        "--with",
+        dest="added",
+        metavar="NAME=PATH[,VARIABLE=VALUE]",
+        action="append",
+        default=[],
+        help="one more library, and what it needs in the environment",
+    )
     parser.add_argument("--without", metavar="NAME", action="append", default=[], help="leave an allocator out")
     parser.add_argument("--json", metavar="FILE", help="write the result file for `compare`")
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="draw the results, as PNG and SVG")
     parser.add_argument(
         "--at-most",
         metavar="RATIO",
@@ -166,14 +177,22 @@ def run_bench(options: argparse.Namespace) -> int:
         "allocators": {allocator.name: allocator.as_json() for allocator in allocators},
         "reference": reference.name,
     }
+    # Before the long work: a path that cannot be written must not cost it.
     if options.json:
-        # Before the long work: a path that cannot be written must not cost it.
         try:
             Path(options.json).touch()
         except OSError as error:
             raise BenchError(f"--json {options.json}: {error.strerror}") from error
+    if options.plots:
+        plots.prepare(options.plots)
     start = time.monotonic()
-    document["samples"] = run_all(options.build_dir, jobs, allocators, reference, options.runs)
+    document["noise_samples"] = {
+        test: by_name[reference.name]
+        for test, by_name in run_all(options.build_dir, jobs, [reference], NOISE_RUNS, "noise").samples.items()
+    }
+    print(opening(document), end="", flush=True)
+    outcome = run_all(options.build_dir, jobs, allocators, options.runs)
+    document["samples"], document["rss_over_time"] = outcome.samples, outcome.curves
     document["duration_seconds"] = time.monotonic() - start
     document["machine"]["load_after"] = os.getloadavg()[0]
     document["tests"] = {
@@ -182,7 +201,9 @@ def run_bench(options: argparse.Namespace) -> int:
     }
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(markdown(document), end="", flush=True)
+    print(results(document), end="", flush=True)
+    if options.plots:
+        plots.draw(document, options.plots)
     return 0 if options.at_most is None else check_limit(document, options.at_most)
 
 

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Callable
 
 from allocators import Allocator
@@ -15,13 +16,11 @@ from errors import BenchError
 
 TIMEOUT_SECONDS = 300
 
-# A second, independent set of runs of the reference allocator: what differs
-# between the two sets is noise.
-AGAIN = " (again)"
-
-# Sample values by metric, and samples by test and contestant.
+# Sample values by metric, and samples by test and allocator.
 Sample = dict[str, float]
 Samples = dict[str, dict[str, list[Sample]]]
+# Resident memory over time: {"period_seconds": P, "bytes": [after P, after 2 P, ...]}.
+Curve = dict
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,13 @@ class Outcome:
     malloc: str  # file that provided malloc
     samples: dict[str, Sample]  # by test
     checksum: str | None  # of the work done; must not depend on the allocator
+    curve: Curve | None = None
+
+
+@dataclass
+class Results:
+    samples: Samples = field(default_factory=dict)
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)  # of the first run, by test and allocator
 
 
 def usage_sample(usage: dict) -> Sample:
@@ -51,16 +57,22 @@ def usage_sample(usage: dict) -> Sample:
         "user_seconds": usage["user_seconds"],
         "sys_seconds": usage["sys_seconds"],
         "peak_rss_bytes": usage["peak_rss_bytes"],
+        # A program that ended before the first point has its peak only.
+        "mean_rss_bytes": mean(usage["rss_bytes"] or [usage["peak_rss_bytes"]]),
         "page_faults": usage["minor_faults"] + usage["major_faults"],
         "context_switches": usage["voluntary_switches"] + usage["involuntary_switches"],
     }
+
+
+def usage_curve(usage: dict) -> Curve:
+    return {"period_seconds": usage["rss_period_seconds"], "bytes": usage["rss_bytes"]}
 
 
 def macro_outcome(test: str, stdout: str, usage: dict) -> Outcome:
     """Outcome of a macro workload, which prints what it did as a line of JSON."""
     line = json.loads(stdout)
     sample = usage_sample(usage) | {"operations": line["operations"]}
-    return Outcome(line["malloc"], {test: sample}, line["checksum"])
+    return Outcome(line["malloc"], {test: sample}, line["checksum"], usage_curve(usage))
 
 
 def micro_outcome(stdout: str, _usage: dict) -> Outcome:
@@ -98,7 +110,7 @@ def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment(),
+            env=_environment() | allocator.environment,
             pass_fds=(result_write,),
         )
     except OSError as error:
@@ -148,13 +160,13 @@ def check_preload(allocator: Allocator, provider: str, what: str, message: str) 
 class Progress:
     """One line that is rewritten on a terminal, one line a round elsewhere."""
 
-    def __init__(self, total: int, rounds: int):
-        self._total, self._rounds, self._done, self._start = total, rounds, 0, time.monotonic()
+    def __init__(self, title: str, total: int, rounds: int):
+        self._title, self._total, self._rounds, self._done, self._start = title, total, rounds, 0, time.monotonic()
         self._terminal = sys.stderr.isatty()
 
     def before(self, run: int, job: Job, contestant: str) -> None:
         if self._terminal:
-            text = f"run {run + 1} of {self._rounds}, {job.name}, {contestant}{self._left()}"
+            text = f"{self._title} {run + 1} of {self._rounds}, {job.name}, {contestant}{self._left()}"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def after(self) -> None:
@@ -162,7 +174,8 @@ class Progress:
 
     def round_finished(self, run: int) -> None:
         if not self._terminal:
-            print(f"bench: run {run + 1} of {self._rounds} finished{self._left()}", file=sys.stderr, flush=True)
+            text = f"bench: {self._title} {run + 1} of {self._rounds} finished{self._left()}"
+            print(text, file=sys.stderr, flush=True)
 
     def finished(self) -> None:
         if self._terminal:
@@ -175,28 +188,29 @@ class Progress:
         return f", about {seconds:.0f} s left"
 
 
-def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], reference: Allocator, runs: int) -> Samples:
-    """Runs every job `runs` times under every allocator, and under `reference` twice as often.
+def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], runs: int, title: str = "run") -> Results:
+    """Runs every job `runs` times under every allocator.
 
-    Run i of all comes before run i + 1 of any, and the order of the contestants
+    Run i of all comes before run i + 1 of any, and the order of the allocators
     rotates, so that what the machine does meanwhile falls on all alike.
     """
-    contestants = [(allocator.name, allocator) for allocator in allocators]
-    contestants.append((reference.name + AGAIN, reference))
-    samples: Samples = {}
+    results = Results()
     checksums: dict[str, str | None] = {}
-    progress = Progress(runs * len(jobs) * len(contestants), runs)
+    progress = Progress(title, runs * len(jobs) * len(allocators), runs)
     for run in range(runs):
         for number, job in enumerate(jobs):
-            first = (run + number) % len(contestants)
-            for name, allocator in contestants[first:] + contestants[:first]:
+            first = (run + number) % len(allocators)
+            for allocator in allocators[first:] + allocators[:first]:
+                name = allocator.name
                 progress.before(run, job, name)
                 outcome = job.run(build_dir, allocator)
                 if checksums.setdefault(job.name, outcome.checksum) != outcome.checksum:
                     raise BenchError(f"{job.name} under {name}: did other work than under the allocators before it")
                 for test, sample in outcome.samples.items():
-                    samples.setdefault(test, {}).setdefault(name, []).append(sample)
+                    results.samples.setdefault(test, {}).setdefault(name, []).append(sample)
+                    if outcome.curve:
+                        results.curves.setdefault(test, {}).setdefault(name, outcome.curve)
                 progress.after()
         progress.round_finished(run)
     progress.finished()
-    return samples
+    return results

@@ -7,10 +7,16 @@ ranks only, since run times have a long tail and no bell.
 import math
 import statistics
 from dataclasses import dataclass
+from itertools import combinations
 
 # Up to this many samples in both groups together the rank-sum distribution is
 # computed exactly; above it the normal approximation is good to three digits.
 EXACT_LIMIT = 40
+
+SIGNIFICANT_P = 0.01  # a dozen tests are looked at together, so 0.05 would cry wolf every other time
+# A difference below this is no finding even where it is significant: peak RSS
+# is so repeatable that a few pages would be.
+SMALLEST_CHANGE = 0.01
 
 median = statistics.median
 
@@ -59,6 +65,46 @@ def mann_whitney(first: list[float], second: list[float]) -> MannWhitney:
     if len(ranks) <= EXACT_LIMIT:
         return MannWhitney(u, _exact_p(ranks, len(first), doubled_sum))
     return MannWhitney(u, _approximate_p(ranks, len(first), u))
+
+
+def judge(before: list[float], after: list[float], noise: float) -> tuple[float, str]:
+    """p and verdict (better, worse, same, noise) on two groups of samples of which lower is better."""
+    p = mann_whitney(before, after).p
+    change = median(after) / median(before) - 1
+    if p >= SIGNIFICANT_P or abs(change) < SMALLEST_CHANGE:
+        return p, "same"
+    if abs(change) <= noise:
+        return p, "noise"
+    return p, "worse" if change > 0 else "better"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far apart two sides come out that are the same one; 0.02 is 2 %."""
+
+    overall: float  # on the geometric mean over the tests
+    tests: dict[str, float]
+
+
+def noise_of(runs: dict[str, list[float]]) -> Noise:
+    """Noise of one allocator's runs, by test: the largest difference over every way to make two sides of them.
+
+    Run i of all tests goes to the same side, as in a comparison. Six runs can
+    be halved in ten ways, so chance alone exceeds this about once in ten times.
+    """
+    count = min(len(values) for values in runs.values())
+    ratios: dict[str, list[float]] = {test: [] for test in runs}
+    for others in combinations(range(1, count), count // 2 - 1):
+        first = {0, *others}
+        for test, values in runs.items():
+            sides = [[values[i] for i in range(count) if (i in first) == side] for side in (True, False)]
+            ratios[test].append(median(sides[1]) / median(sides[0]))
+    wholes = [geometric_mean(list(split)) for split in zip(*ratios.values())]
+
+    def largest(values: list[float]) -> float:
+        return max(max(value, 1 / value) for value in values) - 1
+
+    return Noise(largest(wholes), {test: largest(values) for test, values in ratios.items()})
 
 
 def smallest_p(first_count: int, second_count: int) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from report import TIME, best_peer, markdown, noise_lines, standing
+from report import TIME, best_peer, noise_lines, opening, results, standing
 from run_bench import check_limit
 
 
@@ -18,9 +18,10 @@ def samples(seconds: float, mebibytes: float) -> list[dict]:
         {
             "time_seconds": seconds * factor,
             "cpu_seconds": seconds * factor,
-            "user_seconds": seconds * factor,
-            "sys_seconds": 0.0,
+            "user_seconds": seconds * factor * 0.75,
+            "sys_seconds": seconds * factor * 0.25,
             "peak_rss_bytes": mebibytes * factor * 2**20,
+            "mean_rss_bytes": mebibytes * factor * 2**19,
             "page_faults": 1000,
         }
         for factor in (0.9, 1.0, 1.3)
@@ -51,17 +52,20 @@ def document() -> dict:
             "fast": allocator | {"peer": True},
             "small": allocator | {"peer": True},
         },
+        # Sides of three: larson 5 % apart in time, random 10 % in memory, and nothing else.
+        "noise_samples": {
+            "larson": [samples(2.0, 20)[1]] * 3 + [samples(2.1, 20)[1]] * 3,
+            "random": [samples(4.5, 80)[1]] * 3 + [samples(4.5, 88)[1]] * 3,
+        },
         "samples": {
             "larson": {
                 "hakmem": samples(2.0, 20),
-                "hakmem (again)": samples(2.1, 20),
                 "glibc": samples(0.5, 10),
                 "fast": samples(1.0, 40),
                 "small": samples(3.0, 20),
             },
             "random": {
                 "hakmem": samples(4.5, 80),
-                "hakmem (again)": samples(4.5, 88),
                 "glibc": samples(0.5, 10),
                 "fast": samples(4.0, 40),
                 "small": samples(2.0, 20),
@@ -84,20 +88,31 @@ class ReportTest(unittest.TestCase):
 
     def test_summary_has_both_ratios(self):
         # Against each test's best: (2 / 1 * 4.5 / 2) ^ 0.5 = 2.121 for time.
-        text = markdown(document())
+        text = results(document())
         self.assertRegex(text, r"\| hakmem +\| +1\.500 \| +2\.121 \|")
         self.assertIn("**hakmem against the best peer overall: time 1.500, cpu time 1.500, peak rss 2.000", text)
 
+    def test_user_and_system_time(self):
+        self.assertRegex(results(document()), r"\| larson +\| 1\.500 \+ 0\.500 \| 0\.375 \+ 0\.125 \|")
+
+    def test_a_difference_below_the_noise_is_none(self):
+        close = document()
+        close["samples"]["larson"]["hakmem"] = samples(1.02, 20)
+        close["samples"]["random"]["hakmem"] = samples(4.0, 80)
+        self.assertIn("time 1.010 (no difference: the noise is 2.5%), cpu time", results(close))
+        self.assertIn("peak rss 2.000, ", results(close))
+
     def test_noise(self):
-        time, _, rss, _ = noise_lines(document())
-        self.assertIn("time: 2.5% on the median test, 5.0% at most (larson), 2.5% on the geometric mean", time)
-        self.assertIn("peak rss: 5.0% on the median test, 10.0% at most (random), 4.9% on the geometric mean", rss)
+        time, _, rss, *_ = noise_lines(document())
+        self.assertIn("time: 2.5% on the geometric mean, 2.5% on the median test, 5.0% at most (larson)", time)
+        self.assertIn("peak rss: 4.9% on the geometric mean, 5.0% on the median test, 10.0% at most (random)", rss)
+        self.assertIn(time, opening(document()))
 
     def test_busy_machine_is_said(self):
         busy = document()
         busy["machine"]["load_before"] = 1.5
-        self.assertIn("The machine was busy", markdown(busy))
-        self.assertNotIn("The machine was busy", markdown(document()))
+        self.assertIn("The machine was busy", results(busy))
+        self.assertNotIn("The machine was busy", results(document()))
 
     def test_limit(self):
         for limit, status, told in ((2.5, 0, ""), (1.75, 1, "peak rss: 2.000"), (1.25, 1, "time: 1.500")):
@@ -109,7 +124,7 @@ class ReportTest(unittest.TestCase):
         alone = document()
         for name in ("fast", "small"):
             del alone["allocators"][name]
-        self.assertIn("No peer took part", markdown(alone))
+        self.assertIn("No peer took part", results(alone))
         self.assertEqual(standing(alone, "hakmem"), {})
 
 

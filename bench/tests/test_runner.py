@@ -32,6 +32,9 @@ SHORT = {
 }
 
 
+NAMES = ("hakmem", "glibc", "jemalloc", "mimalloc", "tcmalloc")
+
+
 def allocators() -> dict:
     added = [f"this-build={HAKMEM_LIBRARY}"] if HAKMEM_LIBRARY else []
     found = find_allocators(BUILD, added, ["hakmem", "mimalloc", "tcmalloc"])
@@ -101,6 +104,38 @@ class MeasureTest(unittest.TestCase):
         self.assertGreaterEqual(usage["wall_seconds"], 0.2)
         self.assertLess(usage["user_seconds"] + usage["sys_seconds"], 0.1)
 
+    def test_resident_memory_over_time(self):
+        # 40 MiB for 0.3 s, then 80 MiB for 0.3 s.
+        program = "import time; a = b'x' * (40 << 20); time.sleep(0.3); b = b'y' * (40 << 20); time.sleep(0.3)"
+        usage = self.usage_of(sys.executable, "-c", program)
+        curve = usage["rss_bytes"]
+        seconds = len(curve) * usage["rss_period_seconds"]
+        self.assertGreater(seconds, 0.5)
+        self.assertLessEqual(seconds, usage["wall_seconds"])
+        self.assertTrue(any(40 << 20 < value < 64 << 20 for value in curve), curve)
+        self.assertGreater(max(curve), 80 << 20)
+        self.assertLessEqual(max(curve), usage["peak_rss_bytes"] + (1 << 20))
+
+    def test_points_are_bounded_and_cover_the_whole_run(self):
+        usage = self.usage_of("/bin/sleep", "2.5")
+        self.assertLess(len(usage["rss_bytes"]), 128)
+        covered = len(usage["rss_bytes"]) * usage["rss_period_seconds"]
+        self.assertLessEqual(covered, usage["wall_seconds"])
+        self.assertGreater(covered, 2.25)
+
+    def test_variables_reach_the_program(self):
+        library = allocators()["jemalloc"].library
+        (added,) = find_allocators(BUILD, [f"tuned={library},GLIBC_TUNABLES=a=b,HOME=/tmp"], [*NAMES])
+        self.assertEqual(added.environment, {"GLIBC_TUNABLES": "a=b", "HOME": "/tmp"})
+        seen = []
+
+        def parse(stdout: str, usage: dict):
+            seen.append(stdout)
+            return macro_outcome("test", f'{{"malloc": "{library}", "operations": 1, "checksum": "1"}}', usage)
+
+        measure(BUILD, added, Job("sh", ["/bin/sh", "-c", "echo $GLIBC_TUNABLES $HOME"], parse))
+        self.assertEqual(seen, ["a=b /tmp\n"])
+
     def test_failures_are_said(self):
         for command, message in (
             (["/bin/sh", "-c", "echo went wrong >&2; exit 3"], "exit status 3: went wrong"),
@@ -121,15 +156,20 @@ class CommandTest(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             document = json.loads(path.read_text(encoding="utf-8"))
             self.assertEqual(list(document["allocators"]), ["glibc", "jemalloc"])
-            self.assertEqual(document["samples"]["mixed"].keys(), {"glibc", "jemalloc", "jemalloc (again)"})
+            self.assertEqual(document["samples"]["mixed"].keys(), {"glibc", "jemalloc"})
+            self.assertEqual(len(document["noise_samples"]["mixed"]), 6)
             for samples in document["samples"]["mixed"].values():
                 self.assertEqual(len(samples), 1)
                 self.assertGreater(samples[0]["time_seconds"], 0.01)
                 # 120,000 long-lived blocks with a mean of some 500 bytes.
                 self.assertGreater(samples[0]["peak_rss_bytes"], 40 << 20)
-            self.assertIn("Noise, jemalloc against itself, time:", result.stdout)
+                self.assertGreater(samples[0]["peak_rss_bytes"], samples[0]["mean_rss_bytes"])
+            noise, table = (
+                result.stdout.index(text) for text in ("Noise, jemalloc against itself, time:", "### Time, s")
+            )
+            self.assertLess(noise, table)
             self.assertIn("Geometric means against the best peer", result.stdout)
-            self.assertIn("run 1 of 1 finished", result.stderr)
+            self.assertLess(result.stderr.index("noise 6 of 6 finished"), result.stderr.index("run 1 of 1 finished"))
             compared = subprocess.run(
                 [sys.executable, BENCH / "run_bench.py", "compare", path, path, "--allocator", "glibc"],
                 capture_output=True,
@@ -167,9 +207,11 @@ class CommandTest(unittest.TestCase):
             (["--only", "nothing", *without_hakmem], "--only nothing: no such test"),
             (["--without", "nothing"], "--without nothing: no such allocator"),
             (["--with", "x", *without_hakmem], "must be NAME=PATH"),
+            (["--with", "x=/bin/true,y", *without_hakmem], "must be NAME=PATH or NAME=PATH,VARIABLE=VALUE"),
             (["--with", "x=/nonexistent", *without_hakmem], "there is no file"),
             (["--with", "glibc=/bin/true", *without_hakmem], "there is a glibc already"),
             (["--json", "/nonexistent/x.json", *without_hakmem], "--json /nonexistent/x.json: No such file"),
+            (["--plots", "/proc/x", *without_hakmem], "--plots /proc/x: No such file"),
             (["--build-dir", "/nonexistent"], "/nonexistent/libhakmem.so is missing"),
             (["--at-most", "1.25", *without_hakmem], "--at-most needs hakmem and a peer"),
         ):

@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import significance
-from significance import geometric_mean, mann_whitney, median_interval, smallest_p
+from significance import geometric_mean, judge, mann_whitney, median_interval, noise_of, smallest_p
 
 
 def p_by_enumeration(first: list[float], second: list[float]) -> float:
@@ -88,6 +88,40 @@ class MedianIntervalTest(unittest.TestCase):
 
     def test_one_sample_promises_nothing(self):
         self.assertEqual(median_interval([4]).coverage, 0)
+
+
+class JudgeTest(unittest.TestCase):
+    STEADY = [1.00, 1.01, 0.99, 1.02, 0.98]
+
+    def test_verdicts(self):
+        for factor, verdict in ((1, "same"), (1.1, "worse"), (0.9, "better"), (1.02, "same")):
+            self.assertEqual(judge(self.STEADY, [t * factor for t in self.STEADY], 0.05)[1], verdict, factor)
+
+    def test_significant_but_tiny_is_no_finding(self):
+        p, verdict = judge([1.0000, 1.0001, 1.0002, 1.0003, 1.0004], [1.001, 1.0011, 1.0012, 1.0013, 1.0014], 0)
+        self.assertLess(p, 0.01)
+        self.assertEqual(verdict, "same")
+
+    def test_significant_but_below_the_noise_is_said_to_be_noise(self):
+        for factor in (1.1, 0.9):
+            self.assertEqual(judge(self.STEADY, [t * factor for t in self.STEADY], 0.12)[1], "noise")
+
+
+class NoiseTest(unittest.TestCase):
+    def test_equal_runs_have_none(self):
+        noise = noise_of({"larson": [2.0] * 6, "random": [5.0] * 6})
+        self.assertEqual((noise.overall, noise.tests), (0, {"larson": 0, "random": 0}))
+
+    def test_the_worst_halves_count(self):
+        # Sides of three: medians 1.25 and 1 when the three largest stand together, whichever run they were.
+        noise = noise_of({"larson": [1, 1.25, 1, 1.25, 1.25, 1], "random": [1, 0.8, 1, 0.8, 0.8, 1]})
+        self.assertAlmostEqual(noise.tests["larson"], 0.25)
+        self.assertAlmostEqual(noise.tests["random"], 0.25)
+        # Run by run the two tests cancel each other out.
+        self.assertAlmostEqual(noise.overall, 0)
+
+    def test_one_wild_run_is_not_noise(self):
+        self.assertEqual(noise_of({"larson": [1, 1, 1, 9, 1, 1]}).tests["larson"], 0)
 
 
 class GeometricMeanTest(unittest.TestCase):
