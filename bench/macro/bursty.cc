@@ -52,8 +52,7 @@ bench::Result run_bursts(const Parameters& parameters) {
     uint64_t length = random.between((parameters.blocks + 3) / 4, parameters.blocks);
     blocks.clear();
     for (uint64_t i = 0; i < length; ++i)
-      blocks.push_back(
-          bench::allocate_block(random.between(band.smallest, band.largest), static_cast<uint32_t>(random.next())));
+      blocks.push_back(bench::allocate_random_block(random, band.smallest, band.largest));
     result.checksum += free_all(blocks, burst, random);
     result.operations += 2 * length;
     result.checksum += other_work(buffer, parameters.work);

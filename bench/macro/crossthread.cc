@@ -8,10 +8,9 @@
 //   all        the three, one after another
 #include <algorithm>
 #include <array>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 
+#include "bench/macro/queue.h"
 #include "bench/macro/workload.h"
 
 namespace {
@@ -24,34 +23,7 @@ struct Parameters {
 constexpr size_t kBatch = 512;
 using Batch = std::array<void*, kBatch>;
 
-// A bounded queue of batches, which allocates nothing after its construction.
-// A lock and a wake-up a batch are little beside 512 allocations, and waiting
-// threads leave the processor to others.
-class Queue {
- public:
-  explicit Queue(size_t depth) : ring_(depth) {}
-
-  void push(const Batch& batch) {
-    std::unique_lock lock(mutex_);
-    not_full_.wait(lock, [&] { return pushed_ - popped_ < ring_.size(); });
-    ring_[pushed_++ % ring_.size()] = batch;
-    not_empty_.notify_one();
-  }
-
-  Batch pop() {
-    std::unique_lock lock(mutex_);
-    not_empty_.wait(lock, [&] { return popped_ < pushed_; });
-    Batch batch = ring_[popped_++ % ring_.size()];
-    not_full_.notify_one();
-    return batch;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable not_full_, not_empty_;
-  std::vector<Batch> ring_;
-  uint64_t pushed_ = 0, popped_ = 0;  // batches so far
-};
+using Queue = bench::Queue<Batch>;
 
 class Producer {
  public:
@@ -60,10 +32,9 @@ class Producer {
 
   void produce(Queue& queue, bench::Result& result) {
     Batch batch;
-    for (void*& message : batch)
-      message = bench::allocate_block(random_.between(smallest_, largest_), static_cast<uint32_t>(random_.next()));
+    for (void*& message : batch) message = bench::allocate_random_block(random_, smallest_, largest_);
     result.operations += kBatch;
-    queue.push(batch);
+    queue.push(std::move(batch));
   }
 
  private:
@@ -81,21 +52,13 @@ class Consumer {
     for (void* message : queue.pop()) {
       std::swap(message, window_[next_]);
       if (++next_ == window_.size()) next_ = 0;
-      free_message(message, result);
+      if (message != nullptr) result.free(message);
     }
   }
 
-  void finish(bench::Result& result) {
-    for (void* message : window_) free_message(message, result);
-  }
+  void finish(bench::Result& result) { result.free_all(window_); }
 
  private:
-  static void free_message(void* message, bench::Result& result) {
-    if (message == nullptr) return;
-    result.checksum += bench::free_block(message);
-    ++result.operations;
-  }
-
   std::vector<void*> window_;
   size_t next_ = 0;
 };
@@ -149,9 +112,7 @@ bench::Result run_pattern(const Parameters& parameters) {
   bool all = parameters.pattern == "all";
   auto add = [&](const char* pattern, auto&& body) {
     if (!all && parameters.pattern != pattern) return;
-    bench::Result result = body();
-    sum.operations += result.operations;
-    sum.checksum += result.checksum;
+    sum += body();
   };
   add("symmetric", [&] { return run_symmetric(parameters); });
   add("fan-out", [&] { return run_asymmetric(parameters, 1, parameters.threads); });
@@ -175,8 +136,7 @@ int main(int argc, char** argv) {
       .seed = options.number("seed", 1),
   };
   options.finish();
-  if (parameters.smallest < bench::kSmallestBlock || parameters.largest < parameters.smallest)
-    bench::fail("sizes must be at least %zu and in order", bench::kSmallestBlock);
+  bench::check_sizes(parameters.smallest, parameters.largest);
   if (parameters.window < parameters.threads) bench::fail("a window smaller than the number of threads");
   return bench::run("crossthread", [&] { return run_pattern(parameters); });
 }

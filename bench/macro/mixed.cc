@@ -9,14 +9,6 @@ struct Parameters {
   uint64_t threads, operations, short_lived, long_lived, long_period, seed;
 };
 
-// Sizes as servers show them: mostly small, a tail of buffers.
-uint32_t draw_size(bench::Random& random) {
-  uint32_t kind = random.below(100);
-  if (kind < 70) return random.between(16, 128);
-  if (kind < 95) return random.between(129, 1024);
-  return random.between(1025, 16'384);
-}
-
 bench::Result run_thread(const Parameters& parameters, uint64_t thread) {
   bench::Random random(parameters.seed + thread);
   bench::Result result{};
@@ -27,20 +19,11 @@ bench::Result run_thread(const Parameters& parameters, uint64_t thread) {
   for (uint64_t i = 0; i < parameters.operations; ++i) {
     auto& table = random.once_in(parameters.long_period) ? long_lived : short_lived;
     void*& slot = table[random.below(table.size())];
-    if (slot != nullptr) {
-      result.checksum += bench::free_block(slot);
-      ++result.operations;
-    }
-    slot = bench::allocate_block(draw_size(random), static_cast<uint32_t>(random.next()));
-    ++result.operations;
+    uint32_t content = random.content();
+    result.replace(slot, random.server_size(), content);
   }
-  for (auto* table : {&short_lived, &long_lived}) {
-    for (void* slot : *table) {
-      if (slot == nullptr) continue;
-      result.checksum += bench::free_block(slot);
-      ++result.operations;
-    }
-  }
+  result.free_all(short_lived);
+  result.free_all(long_lived);
   return result;
 }
 

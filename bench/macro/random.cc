@@ -21,19 +21,15 @@ bench::Result run_random(const Parameters& parameters) {
   std::vector<void*> slots(parameters.slots, nullptr);
   for (uint64_t i = 0; i < parameters.operations; ++i) {
     void*& slot = slots[random.below(slots.size())];
-    if (slot == nullptr) {
-      slot = bench::allocate_block(draw_size(parameters, random), static_cast<uint32_t>(random.next()));
-    } else {
-      result.checksum += bench::free_block(slot);
+    if (slot != nullptr) {
+      result.free(slot);
       slot = nullptr;
+    } else {
+      uint32_t content = random.content();
+      result.replace(slot, draw_size(parameters, random), content);
     }
   }
-  result.operations = parameters.operations;
-  for (void* slot : slots) {
-    if (slot == nullptr) continue;
-    result.checksum += bench::free_block(slot);
-    ++result.operations;
-  }
+  result.free_all(slots);
   return result;
 }
 
@@ -51,8 +47,7 @@ int main(int argc, char** argv) {
       .seed = options.number("seed", 1),
   };
   options.finish();
-  if (parameters.smallest < bench::kSmallestBlock || parameters.largest < parameters.smallest ||
-      parameters.large < parameters.largest)
-    bench::fail("sizes must be at least %zu and in order", bench::kSmallestBlock);
+  bench::check_sizes(parameters.smallest, parameters.largest);
+  bench::check_sizes(parameters.largest, parameters.large);
   return bench::run("random", [&] { return run_random(parameters); });
 }

@@ -31,21 +31,12 @@ bench::Result run_drifts(const Parameters& parameters) {
   for (uint64_t drift = 0; drift < parameters.drifts; ++drift) {
     for (uint64_t i = 0; i < period; ++i) {
       void*& slot = slots[random.below(slots.size())];
-      if (slot != nullptr) {
-        result.checksum += bench::free_block(slot);
-        ++result.operations;
-      }
       uint32_t octave = window_start(i, period);
       uint32_t bytes = random.log_uniform(1u << octave, 1u << (octave + kWindowOctaves - 1));
-      slot = bench::allocate_block(bytes, static_cast<uint32_t>(random.next()));
-      ++result.operations;
+      result.replace(slot, bytes, random.content());
     }
   }
-  for (void* slot : slots) {
-    if (slot == nullptr) continue;
-    result.checksum += bench::free_block(slot);
-    ++result.operations;
-  }
+  result.free_all(slots);
   return result;
 }
 

@@ -1,13 +1,23 @@
 #include "bench/macro/workload.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdarg>
 #include <cstdio>
+#include <limits>
 #include <thread>
 
 namespace bench {
+
+namespace {
+
+uint64_t resting_pages = 0, looks = 0;
+
+}  // namespace
 
 void fail(const char* format, ...) {
   va_list arguments;
@@ -59,6 +69,23 @@ void Options::finish() const {
     if (!option.used) fail("--%s: unknown option", option.name.c_str());
 }
 
+void check_sizes(uint64_t smallest, uint64_t largest) {
+  if (smallest < kSmallestBlock || largest < smallest || largest > std::numeric_limits<uint32_t>::max())
+    fail("sizes must be at least %zu, below 4 GiB and in order", kSmallestBlock);
+}
+
+void look_at_resident_memory() {
+  // Without stdio, which would allocate.
+  char text[128] = {};
+  int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  if (file < 0 || read(file, text, sizeof text - 1) <= 0) fail("/proc/self/statm: %s", std::strerror(errno));
+  close(file);
+  char* pages = std::strchr(text, ' ');
+  if (pages == nullptr) fail("/proc/self/statm: not as expected");
+  resting_pages += std::strtoull(pages, nullptr, 10);
+  ++looks;
+}
+
 const char* malloc_provider() {
   // By name, not by address: &malloc may be an entry in the program's own table.
   Dl_info info{};
@@ -70,10 +97,14 @@ int run(const char* name, const std::function<Result()>& workload) {
   auto start = std::chrono::steady_clock::now();
   Result result = workload();
   std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  std::printf(R"({"workload":"%s","operations":%llu,"checksum":"%016llx","seconds":%.6f,"malloc":"%s"})"
-              "\n",
-              name, static_cast<unsigned long long>(result.operations),
-              static_cast<unsigned long long>(result.checksum), seconds.count(), malloc_provider());
+  std::printf(R"({"workload":"%s","operations":%llu,"checksum":"%016llx","seconds":%.6f,)", name,
+              static_cast<unsigned long long>(result.operations), static_cast<unsigned long long>(result.checksum),
+              seconds.count());
+  if (looks != 0) {
+    uint64_t bytes = resting_pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / looks;
+    std::printf(R"("resting_rss_bytes":%llu,)", static_cast<unsigned long long>(bytes));
+  }
+  std::printf("\"malloc\":\"%s\"}\n", malloc_provider());
   return 0;
 }
 
@@ -83,10 +114,7 @@ Result run_threads(uint64_t threads, const std::function<Result(uint64_t)>& body
   for (uint64_t i = 0; i < threads; ++i) workers.emplace_back([&, i] { results[i] = body(i); });
   for (std::thread& worker : workers) worker.join();
   Result sum{};
-  for (const Result& result : results) {
-    sum.operations += result.operations;
-    sum.checksum += result.checksum;
-  }
+  for (const Result& result : results) sum += result;
   return sum;
 }
 

@@ -30,6 +30,9 @@ class Random {
     return z ^ (z >> 31);
   }
 
+  // What a block is filled with.
+  uint32_t content() { return static_cast<uint32_t>(next()); }
+
   // In [0, bound); bound must be below 2^32. The bias is below 2^-32 * bound.
   uint32_t below(uint64_t bound) { return static_cast<uint32_t>(((next() >> 32) * bound) >> 32); }
 
@@ -47,6 +50,14 @@ class Random {
     return base + below(base);
   }
 
+  // Sizes as servers show them: mostly small, a tail of buffers up to 16 KiB.
+  uint32_t server_size() {
+    uint32_t kind = below(100);
+    if (kind < 70) return between(16, 128);
+    if (kind < 95) return between(129, 1024);
+    return between(1025, 16'384);
+  }
+
  private:
   uint64_t state_;
 };
@@ -59,32 +70,78 @@ inline constexpr size_t kSmallestBlock = 8;
 // The first word of every block.
 struct Stamp {
   uint32_t bytes;
-  uint32_t check;
+  uint32_t content;
 };
 
-// Allocates with malloc and writes the first word, one byte a page and the last
-// byte, as a program that uses its memory would. `bytes` is at least 8.
-inline void* allocate_block(uint32_t bytes, uint32_t check) {
-  auto* block = static_cast<unsigned char*>(std::malloc(bytes));
-  if (block == nullptr) fail("malloc(%u) failed", bytes);
-  Stamp stamp{bytes, check};
+// Writes the first word, one byte a page of the first `touched` bytes and the
+// last byte, as a program that uses its memory would. `bytes` is at least 8.
+inline void* fill_block(void* memory, uint32_t bytes, uint32_t content, uint32_t touched) {
+  auto* block = static_cast<unsigned char*>(memory);
+  if (block == nullptr) fail("an allocation of %u bytes failed", bytes);
+  Stamp stamp{bytes, content};
   std::memcpy(block, &stamp, sizeof stamp);
-  for (size_t offset = kPageBytes; offset + 1 < bytes; offset += kPageBytes)
-    block[offset] = static_cast<unsigned char>(check);
-  if (bytes > sizeof stamp) block[bytes - 1] = static_cast<unsigned char>(check);
+  for (size_t offset = kPageBytes; offset + 1 < touched; offset += kPageBytes)
+    block[offset] = static_cast<unsigned char>(content);
+  if (bytes > sizeof stamp) block[bytes - 1] = static_cast<unsigned char>(content);
   return block;
 }
 
-// Checks and frees a block; returns its check value for the checksum.
-inline uint32_t free_block(void* memory) {
-  auto* block = static_cast<unsigned char*>(memory);
+// Returns the block's first word; ends the program if its content changed.
+inline Stamp check_block(const void* memory) {
+  auto* block = static_cast<const unsigned char*>(memory);
   Stamp stamp;
   std::memcpy(&stamp, block, sizeof stamp);
-  if (stamp.bytes > sizeof stamp && block[stamp.bytes - 1] != static_cast<unsigned char>(stamp.check))
+  if (stamp.bytes > sizeof stamp && block[stamp.bytes - 1] != static_cast<unsigned char>(stamp.content))
     fail("block of %u bytes at %p changed while it was allocated", stamp.bytes, memory);
-  std::free(memory);
-  return stamp.check;
+  return stamp;
 }
+
+inline void* allocate_block(uint32_t bytes, uint32_t content) {
+  return fill_block(std::malloc(bytes), bytes, content, bytes);
+}
+
+// Draws the content before the size. Sizes of the caller's own are drawn in a
+// statement of their own, too: compilers differ in the order of arguments.
+inline void* allocate_random_block(Random& random, uint64_t smallest, uint64_t largest) {
+  uint32_t content = random.content();
+  return allocate_block(random.between(smallest, largest), content);
+}
+
+// Checks and frees a block; returns its content for the checksum.
+inline uint32_t free_block(void* memory) {
+  Stamp stamp = check_block(memory);
+  std::free(memory);
+  return stamp.content;
+}
+
+// What was done so far.
+struct Result {
+  uint64_t operations;  // mallocs, reallocs and frees together
+  uint64_t checksum;
+
+  // Frees what the slot holds, if anything, and puts a new block there.
+  void replace(void*& slot, uint32_t bytes, uint32_t content) {
+    if (slot != nullptr) free(slot);
+    slot = allocate_block(bytes, content);
+    ++operations;
+  }
+
+  void free(void* block) {
+    checksum += free_block(block);
+    ++operations;
+  }
+
+  void free_all(std::vector<void*>& slots) {
+    for (void* slot : slots)
+      if (slot != nullptr) free(slot);
+  }
+
+  Result& operator+=(const Result& other) {
+    operations += other.operations;
+    checksum += other.checksum;
+    return *this;
+  }
+};
 
 // Options of the form --name=NUMBER, all with defaults. An unknown one is an
 // error, so that a table of arguments cannot be wrong silently.
@@ -107,10 +164,13 @@ class Options {
   std::vector<Given> given_;
 };
 
-struct Result {
-  uint64_t operations;  // mallocs and frees together
-  uint64_t checksum;
-};
+// Ends the program unless blocks of these sizes can be made.
+void check_sizes(uint64_t smallest, uint64_t largest);
+
+// Takes a look at the resident memory of this process while the workload rests.
+// The line of JSON tells the mean of all looks as `resting_rss_bytes`. One
+// thread only.
+void look_at_resident_memory();
 
 // Path of the object that provides malloc in this process, or "?".
 const char* malloc_provider();
