@@ -1,0 +1,94 @@
+"""Counts an allocator's instructions: one row of bench_instructions under callgrind."""
+
+import collections
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+# In the order of the table; what each does stands in workload.cc.
+ROWS = (
+    "pair", "pair16", "fifo", "random", "steady16k", "remote", "2k", "20k", "100k", "2k_x10", "20k_x10", "100k_x10",
+    "calloc64", "aligned64", "new48", "realloc_same", "realloc_grow", "mixed",
+)  # fmt: skip
+
+
+class CallgrindError(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a row, for each pair or call, without what the workload itself executes."""
+
+    instructions: float
+    system_calls: float
+
+
+def self_costs(profile: pathlib.Path) -> dict[str, collections.Counter]:
+    """What a callgrind profile counted of each event, by the real path of the object file that did it itself.
+
+    Format: https://valgrind.org/docs/manual/cl-format.html. Names are written
+    once, as "(7) name", and later as "(7)"; the line after "calls=" is the
+    inclusive cost of a call and belongs to the callee.
+    """
+    events, names, current, skip = [], {}, "", False
+    costs = collections.defaultdict(collections.Counter)
+    for line in profile.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.match(r"(ob|cob)=\((\d+)\)(?: (.*))?$", line)
+        if match:
+            kind, number, name = match.groups()
+            if name is not None:
+                names[number] = os.path.realpath(name)
+            if kind == "ob":
+                current = names[number]
+        elif line.startswith("events:"):
+            events = line.split()[1:]
+        elif line.startswith("calls="):
+            skip = True
+        elif re.match(r"[+*\-0-9]", line):
+            if not skip:
+                # Zeros at the end of a line are left out.
+                for event, count in zip(events, line.split()[1:]):
+                    costs[event][current] += int(count)
+            skip = False
+    return costs
+
+
+def measure(workload: str, row: str, library: str | None, settings: dict[str, str] | None = None) -> Cost:
+    """The cost of a row of the program `workload` with `library` preloaded, or with the C library's own malloc.
+
+    The environment is `settings` and nothing of the caller's that configures an allocator.
+    """
+    workload = os.path.realpath(workload)
+    with tempfile.TemporaryDirectory() as directory:
+        environment = {"PATH": os.environ.get("PATH", ""), **(settings or {})}
+        if library is not None:
+            environment["LD_PRELOAD"] = library
+        # Without randomised addresses, so that two runs take the same paths;
+        # without valgrind's own malloc in place of the one that is measured.
+        command = ["setarch", platform.machine(), "-R", "valgrind", "--tool=callgrind", "--collect-systime=yes",
+                   "--soname-synonyms=somalloc=NONE", f"--callgrind-out-file={directory}/out", workload, row]  # fmt: skip
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        calls = re.search(r"^calls (\d+)$", result.stderr, flags=re.M)
+        if result.returncode != 0 or not calls:
+            raise CallgrindError(f"callgrind of {row} with {library} failed:\n{result.stderr[-2000:]}")
+        # The dumps of the workload are out.1, out.2, ...; what came after them is in out.
+        dumps = sorted(pathlib.Path(directory).glob("out.*"), key=lambda path: int(path.suffix[1:]))
+        costs = [_cost(dump, workload, int(calls[1])) for dump in dumps]
+    if row == "pair":
+        # Each dump is one pair; the usual one is that without a refill.
+        usual, often = collections.Counter(costs).most_common(1)[0]
+        if usual.instructions == 0 or often * 2 < len(costs):
+            raise CallgrindError(f"no usual cost of a pair with {library}: {[cost.instructions for cost in costs]}")
+        return usual
+    return costs[0]
+
+
+def _cost(dump: pathlib.Path, workload: str, calls: int) -> Cost:
+    costs = self_costs(dump)
+    ours = {event: counts.total() - counts[workload] for event, counts in costs.items()}
+    return Cost(ours["Ir"] / calls, ours.get("sysCount", 0) / calls)
