@@ -79,6 +79,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def unprivileged():
+    """What to put before a command so that it does not run as root."""
+    if os.geteuid() != 0:
+        return []
+    return [program("setpriv"), "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+
+
 def resident_kib(pid):
     """Resident memory of a process in KiB."""
     with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
