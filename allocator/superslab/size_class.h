@@ -50,9 +50,17 @@ struct ClassShape {
   uint64_t reciprocal;      // block index = offset * reciprocal >> kReciprocalShift
 };
 
+// The bounds of a refill; `./run bench refill` builds others to measure them.
+#ifndef HAKMEM_REFILL_OBJECTS
+#define HAKMEM_REFILL_OBJECTS 64
+#endif
+#ifndef HAKMEM_REFILL_BYTES
+#define HAKMEM_REFILL_BYTES (4 * kKiB)
+#endif
+
 inline constexpr uint32_t kReciprocalShift = 42;
-inline constexpr size_t kRefillBytes = 4 * kKiB;
-inline constexpr uint32_t kRefillObjects = 64;
+inline constexpr size_t kRefillBytes = HAKMEM_REFILL_BYTES;
+inline constexpr uint32_t kRefillObjects = HAKMEM_REFILL_OBJECTS;
 
 constexpr ClassShape make_shape(uint32_t size_class) {
   size_t bytes = class_bytes(size_class);
