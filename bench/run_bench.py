@@ -14,6 +14,7 @@ import plots
 from allocators import HAKMEM, Allocator, find_allocators
 from compare import FORMAT, compare
 from errors import BenchError
+from programs import PROGRAMS, selected_programs
 from report import RSS, TIME, opening, results, standing
 from runner import Job, macro_outcome, micro_outcome, run_all
 from workloads import (
@@ -40,7 +41,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="shorter runs of the same heaps; ends in two minutes")
     parser.add_argument("--runs", type=int, help=f"runs of each (default {FULL_RUNS}, with --quick {QUICK_RUNS})")
-    parser.add_argument("--micro", action="store_true", help="the micro benchmarks in place of the programs")
+    parser.add_argument("--micro", action="store_true", help="the micro benchmarks in place of the workloads")
+    parser.add_argument("--programs", action="store_true", help="real programs of Debian in place of the workloads")
     parser.add_argument("--only", metavar="NAMES", help="only these tests, separated by commas (micro: name prefixes)")
     parser.add_argument(
         "--with",
@@ -64,6 +66,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.runs is None:
         options.runs = QUICK_RUNS if options.quick else FULL_RUNS
+    if options.micro and options.programs:
+        parser.error("--micro and --programs are two runs")
     if options.runs < 1:
         parser.error("--runs must be at least 1")
     options.build_dir = options.build_dir.resolve()
@@ -141,7 +145,9 @@ def describe_machine() -> dict:
 
 
 def show_list(options: argparse.Namespace) -> None:
-    for workload in selected_workloads(None):
+    for program in PROGRAMS if options.programs else ():
+        print(f"{program.name}: {program.description}")
+    for workload in () if options.programs else selected_workloads(None):
         print(f"{workload.name}: {workload.description}")
         print(f"    {workload.program} {' '.join(workload.arguments(options.quick))}")
     for allocator in find_allocators(options.build_dir, options.added, options.without):
@@ -162,14 +168,21 @@ def run_bench(options: argparse.Namespace) -> int:
     if options.at_most is not None and (HAKMEM in options.without or not any(a.peer for a in allocators)):
         raise BenchError("--at-most needs hakmem and a peer")
     if options.micro:
+        kind = "micro"
         arguments = micro_arguments(options.only, options.quick)
         jobs = [Job("micro", [str(options.build_dir / "bench" / "bench_micro"), *arguments], micro_outcome)]
+    elif options.programs:
+        kind = "programs"
+        jobs = selected_programs(options.only)
+        arguments = {program.name: program.arguments() for program in jobs}
     else:
+        kind = "macro"
         workloads = selected_workloads(options.only)
         jobs = macro_jobs(options.build_dir, workloads, options.quick)
+        arguments = {workload.name: workload.arguments(options.quick) for workload in workloads}
     document = {
         "format": FORMAT,
-        "kind": "micro" if options.micro else "macro",
+        "kind": kind,
         "arguments": "quick" if options.quick else "full",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "runs": options.runs,
@@ -195,10 +208,7 @@ def run_bench(options: argparse.Namespace) -> int:
     document["samples"], document["rss_over_time"] = outcome.samples, outcome.curves
     document["duration_seconds"] = time.monotonic() - start
     document["machine"]["load_after"] = os.getloadavg()[0]
-    document["tests"] = {
-        test: arguments if options.micro else next(w for w in workloads if w.name == test).arguments(options.quick)
-        for test in document["samples"]
-    }
+    document["tests"] = {test: arguments if options.micro else arguments[test] for test in document["samples"]}
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(results(document), end="", flush=True)
