@@ -28,34 +28,43 @@ class Cost:
     system_calls: float
 
 
-def self_costs(profile: pathlib.Path) -> dict[str, collections.Counter]:
-    """What a callgrind profile counted of each event, by the real path of the object file that did it itself.
+@dataclass
+class Profile:
+    """A dump of callgrind: what each function of each object file, by its real path, did itself."""
 
-    Format: https://valgrind.org/docs/manual/cl-format.html. Names are written
-    once, as "(7) name", and later as "(7)"; the line after "calls=" is the
-    inclusive cost of a call and belongs to the callee.
+    label: str
+    costs: dict[str, collections.Counter]  # event: (object file, function): count
+
+
+def read_profile(path: pathlib.Path) -> Profile:
+    """Format: https://valgrind.org/docs/manual/cl-format.html.
+
+    Names are written once, as "(7) name", and later as "(7)"; the line after
+    "calls=" is the inclusive cost of a call and belongs to the callee.
     """
-    events, names, current, skip = [], {}, "", False
-    costs = collections.defaultdict(collections.Counter)
-    for line in profile.read_text(encoding="utf-8", errors="replace").splitlines():
-        match = re.match(r"(ob|cob)=\((\d+)\)(?: (.*))?$", line)
+    profile = Profile("", collections.defaultdict(collections.Counter))
+    events, names, here, skip = [], {}, {"ob": "", "fn": ""}, False
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.match(r"(c?)(ob|fn)=\((\d+)\)(?: (.*))?$", line)
         if match:
-            kind, number, name = match.groups()
+            is_callee, kind, number, name = match.groups()
             if name is not None:
-                names[number] = os.path.realpath(name)
-            if kind == "ob":
-                current = names[number]
+                names[kind, number] = os.path.realpath(name) if kind == "ob" else name
+            if not is_callee:
+                here[kind] = names[kind, number]
         elif line.startswith("events:"):
             events = line.split()[1:]
+        elif line.startswith("desc: Trigger: Client Request: "):
+            profile.label = line.split(": ", 3)[3]
         elif line.startswith("calls="):
             skip = True
         elif re.match(r"[+*\-0-9]", line):
             if not skip:
                 # Zeros at the end of a line are left out.
                 for event, count in zip(events, line.split()[1:]):
-                    costs[event][current] += int(count)
+                    profile.costs[event][here["ob"], here["fn"]] += int(count)
             skip = False
-    return costs
+    return profile
 
 
 def measure(workload: str, row: str, library: str | None, settings: dict[str, str] | None = None) -> Cost:
@@ -76,9 +85,9 @@ def measure(workload: str, row: str, library: str | None, settings: dict[str, st
         calls = re.search(r"^calls (\d+)$", result.stderr, flags=re.M)
         if result.returncode != 0 or not calls:
             raise CallgrindError(f"callgrind of {row} with {library} failed:\n{result.stderr[-2000:]}")
-        # The dumps of the workload are out.1, out.2, ...; what came after them is in out.
+        # The dumps are out.1, what came before the measurement, then out.2, ...; what came after them is in out.
         dumps = sorted(pathlib.Path(directory).glob("out.*"), key=lambda path: int(path.suffix[1:]))
-        costs = [_cost(dump, workload, int(calls[1])) for dump in dumps]
+        costs = [_cost(dump, workload, int(calls[1])) for dump in dumps[1:]]
     if row == "pair":
         # Each dump is one pair; the usual one is that without a refill.
         usual, often = collections.Counter(costs).most_common(1)[0]
@@ -89,6 +98,9 @@ def measure(workload: str, row: str, library: str | None, settings: dict[str, st
 
 
 def _cost(dump: pathlib.Path, workload: str, calls: int) -> Cost:
-    costs = self_costs(dump)
-    ours = {event: counts.total() - counts[workload] for event, counts in costs.items()}
-    return Cost(ours["Ir"] / calls, ours.get("sysCount", 0) / calls)
+    costs = read_profile(dump).costs
+    instructions = sum(count for (file, _), count in costs["Ir"].items() if file != workload)
+    # The clock is read without a system call where there is no valgrind.
+    system_calls = sum(count for (file, function), count in costs["sysCount"].items()
+                       if file != workload and not function.startswith("clock_gettime"))  # fmt: skip
+    return Cost(instructions / calls, system_calls / calls)

@@ -5,8 +5,8 @@
 
 The figures are instructions for each pair of malloc and free (of realloc_same, realloc_grow and mixed: for each
 call), with what they execute in libc but without the program's own: the second half of twice as many rounds, so
-neither start-up nor warm-up. Behind a plus: system calls for each 1,000 pairs, which callgrind sees no instructions of
-(reading the clock is one under valgrind). `./run build release` builds the program and hakmem.
+neither start-up nor warm-up. Behind a plus: system calls for each 1,000 pairs, which callgrind sees no instructions of.
+`./run build release` builds the program and hakmem.
 """
 
 import argparse
