@@ -87,15 +87,17 @@ def parse_compare_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def selected_workloads(only: str | None) -> list[Workload]:
+def selected_workloads(only: str | None, quick: bool) -> list[Workload]:
+    taking_part = [workload for workload in WORKLOADS if workload.quick or not quick]
     if only is None:
-        return list(WORKLOADS)
-    names = {workload.name for workload in WORKLOADS}
+        return taking_part
+    names = {workload.name for workload in taking_part}
     wanted = only.split(",")
     for name in wanted:
         if name not in names:
-            raise BenchError(f"--only {name}: no such test; there are {', '.join(sorted(names))}")
-    return [workload for workload in WORKLOADS if workload.name in wanted]
+            where = " in quick runs" if quick else ""
+            raise BenchError(f"--only {name}: no such test{where}; there are {', '.join(sorted(names))}")
+    return [workload for workload in taking_part if workload.name in wanted]
 
 
 def macro_jobs(build_dir: Path, workloads: list[Workload], quick: bool) -> list[Job]:
@@ -147,8 +149,8 @@ def describe_machine() -> dict:
 def show_list(options: argparse.Namespace) -> None:
     for program in PROGRAMS if options.programs else ():
         print(f"{program.name}: {program.description}")
-    for workload in () if options.programs else selected_workloads(None):
-        print(f"{workload.name}: {workload.description}")
+    for workload in () if options.programs else selected_workloads(None, options.quick):
+        print(f"{workload.name}: {workload.description}" + ("" if workload.quick else " (full runs only)"))
         print(f"    {workload.program} {' '.join(workload.arguments(options.quick))}")
     for allocator in find_allocators(options.build_dir, options.added, options.without):
         print(f"{allocator.name}: {allocator.version}" + (f", {allocator.library}" if allocator.library else ""))
@@ -177,7 +179,7 @@ def run_bench(options: argparse.Namespace) -> int:
         arguments = {program.name: program.arguments() for program in jobs}
     else:
         kind = "macro"
-        workloads = selected_workloads(options.only)
+        workloads = selected_workloads(options.only, options.quick)
         jobs = macro_jobs(options.build_dir, workloads, options.quick)
         arguments = {workload.name: workload.arguments(options.quick) for workload in workloads}
     document = {

@@ -5,7 +5,8 @@ so that none of them was chosen because hakmem likes it. A change here makes
 older results incomparable; `compare` refuses to compare them.
 
 Quick and full runs have the same heaps and differ in the number of operations,
-so that peak RSS means the same in both.
+so that peak RSS means the same in both. Workloads without quick arguments take
+part in full runs only, so that quick runs stay quick.
 """
 
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ class Workload:
     name: str
     description: str
     heap: tuple[str, ...]  # arguments that shape the heap
-    quick: tuple[str, ...]  # arguments that give the length of a quick run
-    full: tuple[str, ...]
+    full: tuple[str, ...]  # arguments that give the length of a full run
+    quick: tuple[str, ...] | None = None  # and of a quick one, if it takes part
 
     @property
     def program(self) -> str:
-        return f"bench_{self.name}"
+        """larson-sized is another set of arguments for larson."""
+        return f"bench_{self.name.partition('-')[0]}"
 
     def arguments(self, quick: bool) -> list[str]:
         return [*self.heap, *(self.quick if quick else self.full)]
@@ -72,6 +74,60 @@ WORKLOADS = (
         heap=("--pattern=all", "--threads=3", "--window=120000", "--depth=16", "--smallest=16", "--largest=512"),
         quick=("--messages=500000",),
         full=("--messages=1500000",),
+    ),
+    Workload(
+        name="larson-sized",
+        description="larson by operator new and the operator delete that is told the size",
+        heap=(
+            *("--free=sized", "--threads=2", "--arrays=64", "--chunks=2048", "--smallest=8", "--largest=128"),
+            "--replacements=20000",
+        ),
+        full=("--rounds=450",),
+    ),
+    Workload(
+        name="churn",
+        description="short threads, four at a time, that free what an earlier thread left and leave as much behind",
+        heap=("--alive=4", "--parcels=512", "--blocks=200", "--working-set=50", "--operations=300"),
+        full=("--threads=6000",),
+    ),
+    Workload(
+        name="large",
+        description="24 blocks of 32 KiB to 32 MiB, log-uniform, an eighth to the whole of each touched",
+        heap=("--slots=24",),
+        full=("--operations=2000",),
+    ),
+    Workload(
+        name="buffers",
+        description="1,000 buffers of 32 bytes to 1 MiB that grow through realloc: doubling, by half, by steps",
+        heap=("--buffers=1000",),
+        full=("--operations=300000",),
+    ),
+    Workload(
+        name="phases",
+        description="grows to 48 MiB, releases 85 % in random order, rests, grows again with blocks of other sizes",
+        heap=("--peak-mib=48", "--kept-percent=15", "--rest-ms=100"),
+        full=("--phases=4",),
+    ),
+    Workload(
+        name="batches",
+        description="batches of 100 blocks of 16 bytes to 2 KiB, freed at once by whichever of two threads is there",
+        heap=("--pairs=2", "--depth=64"),
+        full=("--batches=40000",),
+    ),
+    Workload(
+        name="exchange",
+        description="four threads swap blocks of 16 bytes to 256 KiB through a shared table and retain some per phase",
+        heap=(
+            *("--threads=4", "--own=5000", "--shared=2000", "--swap-period=3", "--retain-period=20"),
+            "--operations=100000",
+        ),
+        full=("--phases=10",),
+    ),
+    Workload(
+        name="tiny",
+        description="bursts of 1 to 1,600 blocks of one size of 8 to 128 bytes, freed in three orders",
+        heap=(),
+        full=("--rounds=3000",),
     ),
 )
 
