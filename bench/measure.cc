@@ -91,32 +91,51 @@ class ResidentCurve {
   _exit(kCannotExec);
 }
 
-// Resident bytes of the process whose statm is open; 0 once it has ended.
-long resident_bytes(int statm) {
-  char text[128];
-  ssize_t length = pread(statm, text, sizeof text - 1, 0);
-  if (length <= 0) return 0;
-  text[length] = '\0';
+// Text of a file of /proc; empty where it cannot be read.
+struct ProcText {
+  char text[4096] = "";
+
+  ProcText(pid_t process, const char* file) {
+    char path[64];
+    std::snprintf(path, sizeof path, "/proc/%d/%s", process, file);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    text[length > 0 ? length : 0] = '\0';
+    close(fd);
+  }
+};
+
+// Resident bytes of the process, 0 once it has ended, and the anonymous ones of
+// its descendants: libraries and shared memory count once.
+long resident_bytes(pid_t process, bool is_first = true) {
   long pages = 0;
-  if (std::sscanf(text, "%*d %ld", &pages) != 1) return 0;
-  return pages * sysconf(_SC_PAGESIZE);
+  long shared = 0;
+  std::sscanf(ProcText(process, "statm").text, "%*d %ld %ld", &pages, &shared);
+  long bytes = (is_first ? pages : pages - shared) * sysconf(_SC_PAGESIZE);
+  char file[64];
+  std::snprintf(file, sizeof file, "task/%d/children", process);
+  ProcText children(process, file);
+  char* end = nullptr;
+  for (char* at = children.text;; at = end) {
+    long child = std::strtol(at, &end, 10);
+    if (end == at) return bytes;
+    bytes += resident_bytes(static_cast<pid_t>(child), false);
+  }
 }
 
 // Returns when the child has ended, which it does not reap.
 void watch(pid_t child, double start, ResidentCurve& curve) {
   // Not pidfd_open(): the header of glibc 2.36 declares it with C++ linkage.
   pollfd ended{static_cast<int>(syscall(SYS_pidfd_open, child, 0)), POLLIN, 0};
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/%d/statm", child);
-  int statm = open(path, O_RDONLY | O_CLOEXEC);
-  if (ended.fd < 0 || statm < 0) fail(path);
+  if (ended.fd < 0) fail("pidfd_open");
   for (;;) {
     double wait = std::max(0.0, start + curve.next_time() - seconds_now());
     timespec timeout{.tv_sec = static_cast<time_t>(wait), .tv_nsec = static_cast<long>(std::fmod(wait, 1) * 1e9)};
     int ready = ppoll(&ended, 1, &timeout, nullptr);
     if (ready > 0) return;
     if (ready == 0)
-      curve.add(resident_bytes(statm));
+      curve.add(resident_bytes(child));
     else if (errno != EINTR)
       fail("poll");
   }

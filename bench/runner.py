@@ -56,7 +56,8 @@ def usage_sample(usage: dict) -> Sample:
         "cpu_seconds": usage["user_seconds"] + usage["sys_seconds"],
         "user_seconds": usage["user_seconds"],
         "sys_seconds": usage["sys_seconds"],
-        "peak_rss_bytes": usage["peak_rss_bytes"],
+        # Of the largest process, or of all together as far as they were looked at.
+        "peak_rss_bytes": max([usage["peak_rss_bytes"], *usage["rss_bytes"]]),
         # A program that ended before the first point has its peak only.
         "mean_rss_bytes": mean(usage["rss_bytes"] or [usage["peak_rss_bytes"]]),
         "page_faults": usage["minor_faults"] + usage["major_faults"],
