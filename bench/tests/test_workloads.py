@@ -118,8 +118,10 @@ class SelectionTest(unittest.TestCase):
         self.assertIn("bench_tiny --rounds=", full.stdout)
         self.assertIn("in three orders (full runs only)\n", full.stdout)
         self.assertNotIn("bench_tiny", quick.stdout)
-        self.assertEqual([line.split()[0] for line in quick.stdout.splitlines() if "bench_" in line],
-                         [f"bench_{name}" for name in ("larson", "random", "bursty", "mixed", "varsize", "crossthread")])
+        programs = [line.split()[0] for line in quick.stdout.splitlines() if "bench_" in line]
+        self.assertEqual(
+            programs, [f"bench_{name}" for name in ("larson", "random", "bursty", "mixed", "varsize", "crossthread")]
+        )
         refused = self.bench("--quick", "--only", "tiny")
         self.assertEqual(refused.returncode, 2)
         self.assertIn("--only tiny: no such test in quick runs; there are bursty, crossthread", refused.stderr)
