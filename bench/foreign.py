@@ -23,6 +23,10 @@ def package_version(package: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout or "unknown version"
 
 
+def script_digest(name: str) -> str:
+    return f"{name} {hashlib.sha256((SCRIPTS / name).read_bytes()).hexdigest()[:12]}"
+
+
 @functools.cache
 def malloc_provider(command: tuple[str, ...], library: str | None) -> str:
     """The file that the dynamic linker binds malloc to in the command's processes.
@@ -63,9 +67,10 @@ class Program:
         return None if os.access(self.probe[0], os.X_OK) else self.probe[0]
 
     def arguments(self) -> list[str]:
-        """What results depend on, for result files."""
-        folder = prepared(self.generate).name if self.generate else ""
-        return [*self.command, package_version(self.package), folder]
+        """What the work depends on, for result files: those of other work must not be compared."""
+        scripts = re.findall(r"{scripts}/(\S+)", " ".join(self.command))
+        folder = [prepared(self.generate).name] if self.generate else []
+        return [*self.command, *map(script_digest, scripts), *folder, package_version(self.package)]
 
     def run(self, build_dir: Path, allocator: Allocator) -> Outcome:
         """As that of runner.Job."""

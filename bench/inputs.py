@@ -81,7 +81,7 @@ struct Tower<0> {
             f"  Index<{key}, Record{i}> index;\n"
             f"  for (const auto& key : keys) index.put(key, Record{i}{{}});\n"
             f"  std::vector<std::variant<{key}, Record{i}>> mixed(keys.begin(), keys.end());\n"
-            f"  std::function<std::size_t(const Record{i}&)> weigh = [&](const Record{i}& r) {{ return r.weight(); }};\n"
+            f"  std::function<std::size_t(const Record{i}&)> weigh = [&](const auto& r) {{ return r.weight(); }};\n"
             f"  Tower<{20 + i}> tower;\n"
             f"  return index.fold([&](const {key}&, const Record{i}& record) {{ return weigh(record); }}) +\n"
             f"         mixed.size() + static_cast<std::size_t>(tower.height());\n}}"

@@ -1,11 +1,10 @@
 """Servers as benchmarks: the server runs preloaded, its client does not, and the client's work is timed.
 
-CPU time, page faults and peak RSS are the server's over its whole life, start
-and end included. For PostgreSQL CPU time and faults are the sum over its
-processes, and peak RSS is that of the largest one, which includes the shared
-buffers it touched (16 MiB at most).
+CPU time, page faults and memory are the server's over its whole life, start
+and end included, and the sum over its processes where it has several.
 """
 
+import hashlib
 import inspect
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Callable
 
 from allocators import Allocator
 from errors import BenchError
-from foreign import ENVIRONMENT, SCRIPTS, malloc_provider, package_version
+from foreign import ENVIRONMENT, SCRIPTS, malloc_provider, package_version, script_digest
 from inputs import prepared
 from runner import TIMEOUT_SECONDS, Job, Outcome, measure, usage_curve, usage_sample
 
@@ -44,9 +43,12 @@ def wait_until(condition: Callable[[], bool], server: Future, what: str) -> None
 
 def run_client(*command: str | Path) -> str:
     """Standard output of a program that must succeed."""
-    result = subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
-    )
+    try:
+        result = subprocess.run(
+            command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{command[0]}: not finished after {TIMEOUT_SECONDS} s") from None
     if result.returncode != 0:
         raise BenchError(f"{command[0]}: exit status {result.returncode}: {(result.stderr or result.stdout).strip()}")
     return result.stdout
@@ -59,6 +61,7 @@ class Server:
     description: str
     package: str
     end_signal: signal.Signals
+    scripts: tuple[str, ...] = ()
 
     def program(self) -> str:
         """Path of the server's executable."""
@@ -93,6 +96,11 @@ class Server:
 
     def missing(self) -> str | None:
         return None if os.access(self.program(), os.X_OK) else self.program()
+
+    def arguments(self) -> list[str]:
+        """As that of foreign.Program."""
+        work = hashlib.sha256(inspect.getsource(type(self)).encode()).hexdigest()[:12]
+        return [work, *map(script_digest, self.scripts), package_version(self.package)]
 
     def run(self, build_dir: Path, allocator: Allocator) -> Outcome:
         """As that of runner.Job."""
@@ -170,8 +178,6 @@ class Redis(Server):
                 *("-n", "20000", "-r", "20000", "-P", "16", "-c", "20"),
             )
 
-    def arguments(self) -> list[str]:
-        return [inspect.getsource(Redis), package_version(self.package)]
 
 
 def newest_postgresql() -> Path:
@@ -217,6 +223,7 @@ class PostgreSQL(Server):
     description = "PostgreSQL under pgbench, four sessions that update, report, sort and group"
     package = "postgresql"
     end_signal = signal.SIGINT  # ends the sessions, too
+    scripts = ("report.sql",)
 
     def program(self) -> str:
         return str(newest_postgresql() / "postgres")
@@ -234,17 +241,16 @@ class PostgreSQL(Server):
         return folder / "data" / "postmaster.pid"
 
     def is_ready(self, folder: Path) -> bool:
-        return "ready" in self.pid_file(folder).read_text(encoding="utf-8").splitlines()[-1]
+        command = (newest_postgresql() / "pg_isready", "-h", folder, "-q")
+        return subprocess.run(command, env=ENVIRONMENT, check=False).returncode == 0
 
     def work(self, folder: Path) -> None:
         run_client(
-            *(newest_postgresql() / "pgbench", "-h", folder, "-U", "postgres", "-n", "-c", "4", "-j", "1", "-t", "40"),
+            *(newest_postgresql() / "pgbench", "-h", folder, "-U", "postgres", "-n", "-c", "4", "-j", "1", "-t", "60"),
             *("--random-seed=1", "-f", SCRIPTS / "report.sql", "postgres"),
         )
 
     def checksum(self, folder: Path) -> str | None:
-        query = "SELECT sum(abalance * aid) FROM pgbench_accounts; SELECT count(*), sum(delta * aid) FROM pgbench_history"
-        return run_client(newest_postgresql() / "psql", "-h", folder, "-U", "postgres", "-At", "-c", query, "postgres")
-
-    def arguments(self) -> list[str]:
-        return [inspect.getsource(PostgreSQL), package_version(self.package)]
+        accounts, history = "SELECT sum(abalance * aid) FROM pgbench_accounts", "SELECT count(*) FROM pgbench_history"
+        psql = (newest_postgresql() / "psql", "-h", folder, "-U", "postgres", "-At")
+        return run_client(*psql, "-c", accounts, "-c", history, "postgres")
