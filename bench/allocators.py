@@ -55,7 +55,7 @@ def _package_version(package: str) -> str:
     return _output_of(["dpkg-query", "--show", "--showformat=${Version}", package]).strip() or "unknown version"
 
 
-def _library(
+def preloaded(
     name: str, path: Path, version: str, peer: bool, environment: dict[str, str] | None = None
 ) -> Allocator:
     path = path.resolve()
@@ -68,7 +68,7 @@ def _debian_peer(name: str, soname: str, package: str) -> Allocator:
         raise BenchError(
             f"{name}: {soname} is not installed: apt-get install {package} (or leave it out: --without {name})"
         )
-    return _library(name, path, f"{package} {_package_version(package)}", peer=True)
+    return preloaded(name, path, f"{package} {_package_version(package)}", peer=True)
 
 
 def _hakmem(build_dir: Path) -> Allocator:
@@ -76,7 +76,7 @@ def _hakmem(build_dir: Path) -> Allocator:
     if not path.exists():
         raise BenchError(f"{path} is missing: ./run build release (or leave it out: --without {HAKMEM})")
     version = _output_of(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]).strip()
-    return _library(HAKMEM, path, version or "unknown version", peer=False)
+    return preloaded(HAKMEM, path, version or "unknown version", peer=False)
 
 
 def _with_argument(argument: str) -> Allocator:
@@ -88,7 +88,7 @@ def _with_argument(argument: str) -> Allocator:
         raise BenchError(f"--with {argument}: must be NAME=PATH or NAME=PATH,VARIABLE=VALUE")
     if not Path(path).is_file():
         raise BenchError(f"--with {argument}: there is no file {path}")
-    return _library(name, Path(path), " ".join([f"file {path}", *settings]), peer=True, environment=environment)
+    return preloaded(name, Path(path), " ".join([f"file {path}", *settings]), peer=True, environment=environment)
 
 
 def find_allocators(build_dir: Path, added: list[str], left_out: list[str]) -> list[Allocator]:

@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass
 
+from document import FORMAT
 from errors import BenchError
 from report import RSS, Metric, metrics_of, noise_in, table, values_of
 from significance import SIGNIFICANT_P, geometric_mean, judge, median, smallest_p
-
-FORMAT = 2
 
 
 @dataclass(frozen=True)

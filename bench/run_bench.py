@@ -3,33 +3,19 @@
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
-from datetime import datetime, timezone
 from pathlib import Path
 
 import plots
-from allocators import HAKMEM, Allocator, find_allocators
-from compare import FORMAT, compare
+from allocators import HAKMEM, find_allocators
+from compare import compare
+from document import DEFAULT_BUILD_DIR, measure_document
 from errors import BenchError
 from programs import PROGRAMS, selected_programs
-from report import RSS, TIME, opening, results, standing
-from runner import Job, macro_outcome, micro_outcome, run_all
-from workloads import (
-    FULL_RUNS,
-    MICRO_MIN_TIME_FULL,
-    MICRO_MIN_TIME_QUICK,
-    QUICK_RUNS,
-    WORKLOADS,
-    Workload,
-)
-
-NOISE_RUNS = 6  # of the reference allocator, before everything else: ten ways to make two sides of them
-
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_BUILD_DIR = Path(os.environ.get("BENCH_BUILD_DIR", ROOT / "build" / "release"))
+from refill_tables import refill
+from report import RSS, TIME, results, standing
+from runner import Job, macro_jobs, micro_outcome
+from workloads import FULL_RUNS, MICRO_MIN_TIME_FULL, MICRO_MIN_TIME_QUICK, QUICK_RUNS, selected_workloads
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -37,7 +23,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         prog="./run bench",
         description="Runs the benchmarks under hakmem, glibc and Debian's jemalloc, mimalloc and tcmalloc, each "
         "preloaded under the same programs, in rotated order.",
-        epilog="./run bench compare BEFORE.json AFTER.json compares two result files; see its --help.",
+        epilog="./run bench compare BEFORE.json AFTER.json compares two result files, ./run bench refill measures "
+        "refill batches and what new slabs cost; each has its --help.",
     )
     parser.add_argument("--quick", action="store_true", help="shorter runs of the same heaps; ends in two minutes")
     parser.add_argument("--runs", type=int, help=f"runs of each (default {FULL_RUNS}, with --quick {QUICK_RUNS})")
@@ -87,30 +74,6 @@ def parse_compare_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def selected_workloads(only: str | None, quick: bool) -> list[Workload]:
-    taking_part = [workload for workload in WORKLOADS if workload.quick or not quick]
-    if only is None:
-        return taking_part
-    names = {workload.name for workload in taking_part}
-    wanted = only.split(",")
-    for name in wanted:
-        if name not in names:
-            where = " in quick runs" if quick else ""
-            raise BenchError(f"--only {name}: no such test{where}; there are {', '.join(sorted(names))}")
-    return [workload for workload in taking_part if workload.name in wanted]
-
-
-def macro_jobs(build_dir: Path, workloads: list[Workload], quick: bool) -> list[Job]:
-    return [
-        Job(
-            workload.name,
-            [str(build_dir / "bench" / workload.program), *workload.arguments(quick)],
-            lambda stdout, usage, name=workload.name: macro_outcome(name, stdout, usage),
-        )
-        for workload in workloads
-    ]
-
-
 def micro_arguments(only: str | None, quick: bool) -> list[str]:
     names = "|".join(only.split(",")) if only else ""
     return [
@@ -118,32 +81,6 @@ def micro_arguments(only: str | None, quick: bool) -> list[str]:
         f"--benchmark_min_time={MICRO_MIN_TIME_QUICK if quick else MICRO_MIN_TIME_FULL}",
         f"--benchmark_filter={f'^({names})' if names else '.'}",
     ]
-
-
-def _first_match(path: str, key: str, default: str) -> str:
-    try:
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            if line.startswith(key):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return default
-
-
-def describe_machine() -> dict:
-    try:
-        huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
-        huge_pages = huge_pages.partition("[")[2].partition("]")[0]
-    except OSError:
-        huge_pages = "unknown"
-    return {
-        "processor": _first_match("/proc/cpuinfo", "model name", platform.machine()),
-        "processors": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
-        "transparent_hugepage": huge_pages,
-        "load_before": os.getloadavg()[0],
-    }
 
 
 def show_list(options: argparse.Namespace) -> None:
@@ -156,17 +93,8 @@ def show_list(options: argparse.Namespace) -> None:
         print(f"{allocator.name}: {allocator.version}" + (f", {allocator.library}" if allocator.library else ""))
 
 
-def reference_of(allocators: list[Allocator]) -> Allocator:
-    """The allocator whose noise is measured: hakmem, else the first peer, else what there is."""
-    return next(
-        (allocator for allocator in allocators if allocator.name == HAKMEM),
-        next((allocator for allocator in allocators if allocator.peer), allocators[0]),
-    )
-
-
 def run_bench(options: argparse.Namespace) -> int:
     allocators = find_allocators(options.build_dir, options.added, options.without)
-    reference = reference_of(allocators)
     if options.at_most is not None and (HAKMEM in options.without or not any(a.peer for a in allocators)):
         raise BenchError("--at-most needs hakmem and a peer")
     if options.micro:
@@ -182,16 +110,6 @@ def run_bench(options: argparse.Namespace) -> int:
         workloads = selected_workloads(options.only, options.quick)
         jobs = macro_jobs(options.build_dir, workloads, options.quick)
         arguments = {workload.name: workload.arguments(options.quick) for workload in workloads}
-    document = {
-        "format": FORMAT,
-        "kind": kind,
-        "arguments": "quick" if options.quick else "full",
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "runs": options.runs,
-        "machine": describe_machine(),
-        "allocators": {allocator.name: allocator.as_json() for allocator in allocators},
-        "reference": reference.name,
-    }
     # Before the long work: a path that cannot be written must not cost it.
     if options.json:
         try:
@@ -200,16 +118,8 @@ def run_bench(options: argparse.Namespace) -> int:
             raise BenchError(f"--json {options.json}: {error.strerror}") from error
     if options.plots:
         plots.prepare(options.plots)
-    start = time.monotonic()
-    document["noise_samples"] = {
-        test: by_name[reference.name]
-        for test, by_name in run_all(options.build_dir, jobs, [reference], NOISE_RUNS, "noise").samples.items()
-    }
-    print(opening(document), end="", flush=True)
-    outcome = run_all(options.build_dir, jobs, allocators, options.runs)
-    document["samples"], document["rss_over_time"] = outcome.samples, outcome.curves
-    document["duration_seconds"] = time.monotonic() - start
-    document["machine"]["load_after"] = os.getloadavg()[0]
+    length = "quick" if options.quick else "full"
+    document = measure_document(options.build_dir, kind, length, jobs, allocators, options.runs)
     document["tests"] = {test: arguments if options.micro else arguments[test] for test in document["samples"]}
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -234,6 +144,8 @@ def main(arguments: list[str]) -> int:
         if arguments[:1] == ["compare"]:
             options = parse_compare_arguments(arguments[1:])
             return compare(options.before, options.after, options.allocator, options.against or options.allocator)
+        if arguments[:1] == ["refill"]:
+            return refill(arguments[1:])
         options = parse_arguments(arguments)
         if options.list:
             show_list(options)

@@ -13,6 +13,7 @@ from typing import Callable
 
 from allocators import Allocator
 from errors import BenchError
+from workloads import Workload
 
 TIMEOUT_SECONDS = 300
 
@@ -76,6 +77,17 @@ def macro_outcome(test: str, stdout: str, usage: dict) -> Outcome:
     return Outcome(line["malloc"], {test: sample}, line["checksum"], usage_curve(usage))
 
 
+def macro_jobs(build_dir: Path, workloads: list[Workload], quick: bool) -> list[Job]:
+    return [
+        Job(
+            workload.name,
+            [str(build_dir / "bench" / workload.program), *workload.arguments(quick)],
+            lambda stdout, usage, name=workload.name: macro_outcome(name, stdout, usage),
+        )
+        for workload in workloads
+    ]
+
+
 def micro_outcome(stdout: str, _usage: dict) -> Outcome:
     """Outcome of google-benchmark's JSON: seconds a call, or a block where a batch has many."""
     document = json.loads(stdout)
@@ -91,7 +103,7 @@ def micro_outcome(stdout: str, _usage: dict) -> Outcome:
     return Outcome(document["context"]["malloc"], samples, None)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """A small fixed environment: no variable of the caller configures an allocator."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/", "LC_ALL": "C"}
 
@@ -111,7 +123,7 @@ def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment() | allocator.environment,
+            env=environment() | allocator.environment,
             pass_fds=(result_write,),
         )
     except OSError as error:

@@ -11,6 +11,8 @@ part in full runs only, so that quick runs stay quick.
 
 from dataclasses import dataclass
 
+from errors import BenchError
+
 QUICK_RUNS = 5  # the fewest at which one side can be better than the other with p < 0.01
 FULL_RUNS = 7
 
@@ -134,3 +136,16 @@ WORKLOADS = (
 # Time in seconds that the micro benchmarks spend on each benchmark of a run.
 MICRO_MIN_TIME_QUICK = "0.02"
 MICRO_MIN_TIME_FULL = "0.1"
+
+
+def selected_workloads(only: str | None, quick: bool) -> list[Workload]:
+    taking_part = [workload for workload in WORKLOADS if workload.quick or not quick]
+    if only is None:
+        return taking_part
+    names = {workload.name for workload in taking_part}
+    wanted = only.split(",")
+    for name in wanted:
+        if name not in names:
+            where = " in quick runs" if quick else ""
+            raise BenchError(f"--only {name}: no such test{where}; there are {', '.join(sorted(names))}")
+    return [workload for workload in taking_part if workload.name in wanted]
