@@ -27,7 +27,7 @@ BENCHMARK(malloc_free)
     ->Arg(256 << 10)
     ->Arg(4 << 20);
 // Threads that share nothing: anything above the first row is the allocator's.
-BENCHMARK(malloc_free)->Name("malloc_free_threads")->Arg(64)->Threads(2)->Threads(8)->UseRealTime();
+BENCHMARK(malloc_free)->Name("malloc_free_threads")->Arg(64)->ThreadRange(1, 8)->UseRealTime();
 
 void calloc_free(benchmark::State& state) {
   size_t bytes = static_cast<size_t>(state.range(0));

@@ -60,6 +60,7 @@ void batch_mixed(benchmark::State& state) {
 BENCHMARK(batch_mixed<Order::Fifo>)->Name("batch_fifo/8-128");
 BENCHMARK(batch_mixed<Order::Lifo>)->Name("batch_lifo/8-128");
 BENCHMARK(batch_mixed<Order::Random>)->Name("batch_random/8-128");
+BENCHMARK(batch_mixed<Order::Random>)->Name("batch_random_threads/8-128")->ThreadRange(1, 8)->UseRealTime();
 
 // Replaces one random block among range(0) live ones of 8 to 128 bytes.
 void replace_among(benchmark::State& state) {
