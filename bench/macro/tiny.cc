@@ -28,7 +28,7 @@ void free_in(Order order, std::span<void*> objects, bench::Result& result) {
       for (size_t i = objects.size(); i > 0; --i) result.free(objects[i - 1]);
       break;
     case Order::kEverySecondFirst:
-      for (size_t first : {0, 1})
+      for (size_t first : {0u, 1u})
         for (size_t i = first; i < objects.size(); i += 2) result.free(objects[i]);
       break;
   }
