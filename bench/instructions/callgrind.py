@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 # In the order of the table; what each does stands in workload.cc.
@@ -67,27 +68,37 @@ def read_profile(path: pathlib.Path) -> Profile:
     return profile
 
 
-def measure(workload: str, row: str, library: str | None, settings: dict[str, str] | None = None) -> Cost:
-    """The cost of a row of the program `workload` with `library` preloaded, or with the C library's own malloc.
+def environment_of(library: str | None, settings: dict[str, str]) -> dict[str, str]:
+    """`settings`, and nothing of the caller's that configures an allocator."""
+    preload = {"LD_PRELOAD": library} if library else {}
+    return {"PATH": os.environ.get("PATH", ""), **settings, **preload}
 
-    The environment is `settings` and nothing of the caller's that configures an allocator.
-    """
+
+def command_of(directory: pathlib.Path, program: str, argument: str) -> list[str]:
+    # Without randomised addresses, so that two runs take the same paths;
+    # without valgrind's own malloc in place of the one that is measured.
+    return ["setarch", platform.machine(), "-R", "valgrind", "--tool=callgrind", "--collect-systime=yes",
+            "--soname-synonyms=somalloc=NONE", f"--callgrind-out-file={directory}/out", program, argument]  # fmt: skip
+
+
+def read_dumps(directory: pathlib.Path) -> Iterator[Profile]:
+    """Those the program asked for, in order; what came after them is in another file."""
+    for path in sorted(directory.glob("out.*"), key=lambda path: int(path.suffix[1:])):
+        yield read_profile(path)
+
+
+def measure(workload: str, row: str, library: str | None, settings: dict[str, str] | None = None) -> Cost:
+    """The cost of a row of the program `workload` with `library` preloaded, or with the C library's own malloc."""
     workload = os.path.realpath(workload)
-    with tempfile.TemporaryDirectory() as directory:
-        environment = {"PATH": os.environ.get("PATH", ""), **(settings or {})}
-        if library is not None:
-            environment["LD_PRELOAD"] = library
-        # Without randomised addresses, so that two runs take the same paths;
-        # without valgrind's own malloc in place of the one that is measured.
-        command = ["setarch", platform.machine(), "-R", "valgrind", "--tool=callgrind", "--collect-systime=yes",
-                   "--soname-synonyms=somalloc=NONE", f"--callgrind-out-file={directory}/out", workload, row]  # fmt: skip
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        result = subprocess.run(command_of(directory, workload, row), env=environment_of(library, settings or {}),
+                                capture_output=True, text=True, check=False)  # fmt: skip
         calls = re.search(r"^calls (\d+)$", result.stderr, flags=re.M)
         if result.returncode != 0 or not calls:
             raise CallgrindError(f"callgrind of {row} with {library} failed:\n{result.stderr[-2000:]}")
-        # The dumps are out.1, what came before the measurement, then out.2, ...; what came after them is in out.
-        dumps = sorted(pathlib.Path(directory).glob("out.*"), key=lambda path: int(path.suffix[1:]))
-        costs = [_cost(dump, workload, int(calls[1])) for dump in dumps[1:]]
+        # The first dump is of what came before the measurement.
+        costs = [_cost(profile, workload, int(calls[1])) for profile in read_dumps(directory)][1:]
     if row == "pair":
         # Each dump is one pair; the usual one is that without a refill.
         usual, often = collections.Counter(costs).most_common(1)[0]
@@ -97,10 +108,9 @@ def measure(workload: str, row: str, library: str | None, settings: dict[str, st
     return costs[0]
 
 
-def _cost(dump: pathlib.Path, workload: str, calls: int) -> Cost:
-    costs = read_profile(dump).costs
-    instructions = sum(count for (file, _), count in costs["Ir"].items() if file != workload)
+def _cost(profile: Profile, workload: str, calls: int) -> Cost:
+    instructions = sum(count for (file, _), count in profile.costs["Ir"].items() if file != workload)
     # The clock is read without a system call where there is no valgrind.
-    system_calls = sum(count for (file, function), count in costs["sysCount"].items()
+    system_calls = sum(count for (file, function), count in profile.costs["sysCount"].items()
                        if file != workload and not function.startswith("clock_gettime"))  # fmt: skip
     return Cost(instructions / calls, system_calls / calls)
