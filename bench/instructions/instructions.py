@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--with", dest="added", metavar="LIBRARY", action="append", default=[], help="another one")
     parser.add_argument("--without", metavar="NAME", action="append", default=[], help="leave an allocator out")
     parser.add_argument("--worst", action="store_true", help="the longest single calls in place of the rows")
-    parser.add_argument("--build-dir", type=Path, default=ROOT / "build" / "release", help="where the programs are built")
+    parser.add_argument("--build-dir", type=Path, default=ROOT / "build" / "release", help="where they are built")
     options = parser.parse_args()
     options.rows = options.only.split(",") if options.only else list(ROWS)
     for row in options.rows:

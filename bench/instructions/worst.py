@@ -1,4 +1,4 @@
-"""Finds the longest single call of each kind in bench_worst: by callgrind in instructions, by strace in system calls."""
+"""Finds the longest single call of each kind in bench_worst: instructions by callgrind, system calls by strace."""
 
 import collections
 import os
