@@ -70,12 +70,13 @@ def mann_whitney(first: list[float], second: list[float]) -> MannWhitney:
 def judge(before: list[float], after: list[float], noise: float) -> tuple[float, str]:
     """p and verdict (better, worse, same, noise) on two groups of samples of which lower is better."""
     p = mann_whitney(before, after).p
-    change = median(after) / median(before) - 1
-    if p >= SIGNIFICANT_P or abs(change) < SMALLEST_CHANGE:
+    ratio = median(after) / median(before)
+    change = max(ratio, 1 / ratio) - 1
+    if p >= SIGNIFICANT_P or change < SMALLEST_CHANGE:
         return p, "same"
-    if abs(change) <= noise:
+    if change <= noise:
         return p, "noise"
-    return p, "worse" if change > 0 else "better"
+    return p, "worse" if ratio > 1 else "better"
 
 
 @dataclass(frozen=True)

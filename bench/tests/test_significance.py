@@ -106,6 +106,11 @@ class JudgeTest(unittest.TestCase):
         for factor in (1.1, 0.9):
             self.assertEqual(judge(self.STEADY, [t * factor for t in self.STEADY], 0.12)[1], "noise")
 
+    def test_half_is_as_far_as_twice(self):
+        for factor, verdict in ((2, "worse"), (0.5, "better")):
+            self.assertEqual(judge(self.STEADY, [t * factor for t in self.STEADY], 0.9)[1], verdict)
+            self.assertEqual(judge(self.STEADY, [t * factor for t in self.STEADY], 1.1)[1], "noise")
+
 
 class NoiseTest(unittest.TestCase):
     def test_equal_runs_have_none(self):
