@@ -70,7 +70,7 @@ struct Tower<0> {
     )
     keys = ("int", "long", "std::string", "char")
     calls = []
-    for i in range(3):
+    for i in range(2):
         fields = [rng.choice(("int", "double", "std::string", "std::vector<int>")) for _ in range(rng.randint(2, 6))]
         lines.append(f"struct Record{i} {{")
         lines += [f"  {field} field{k}{{}};" for k, field in enumerate(fields)]
@@ -100,7 +100,7 @@ def smt_problem(folder: Path) -> None:
         lines.extend(["(push)", *commands, "(check-sat)", "(pop)"])
 
     jobs, machines = 10, 6
-    for limit in (60, 62, 64, 66):
+    for limit in (60, 62, 66):
         lengths = [[rng.randint(1, 9) for _ in range(machines)] for _ in range(jobs)]
         facts = [f"(declare-const s{j}_{m} Int)" for j in range(jobs) for m in range(machines)]
         for j in range(jobs):
@@ -117,7 +117,7 @@ def smt_problem(folder: Path) -> None:
                     facts.append(f"(assert (or {first} {second}))")
         block(*facts)
 
-    for writes in (110, 140):
+    for writes in (110, 130):
         facts = ["(declare-const a0 (Array Int Int))", "(declare-const k Int)"]
         for i in range(writes):
             index = f"(+ k {rng.randint(0, writes)})" if i % 2 else f"{rng.randint(0, writes)}"

@@ -79,7 +79,7 @@ PROGRAMS: tuple[Program | Server, ...] = (
     ),
     Program(
         name="z3",
-        description="four job-shop schedules and two chains of writes to arrays",
+        description="three job-shop schedules and two chains of writes to arrays",
         package="z3",
         command=("/usr/bin/z3", "{input}/problem.smt2"),
         probe=("/usr/bin/z3", "--version"),
@@ -100,7 +100,7 @@ PROGRAMS: tuple[Program | Server, ...] = (
     Program(
         name="java",
         description="OpenJDK starts without its archive of classes and compiles every method it runs",
-        package="default-jre-headless",
+        package="openjdk-17-jre-headless",
         command=("/usr/bin/java", "-Xshare:off", "-Xcomp", "-XX:+UseSerialGC", "--version"),
         probe=("/usr/bin/java", "-version"),
     ),
