@@ -84,21 +84,7 @@ void visit_huge(void (*visit)(void*, const metrics::HugeView&), void* argument) 
   });
 }
 
-// Follows a list that its thread pops meanwhile: a block that was handed out
-// has no valid link, and that ends the walk.
-HAKMEM_READS_RACILY uint32_t count_listed(Block* block, uint32_t bound) {
-  uint32_t count = 0;
-  while (block != &empty_block && count < bound) {
-    ++count;
-    uint64_t distance = block->link ^ link_secret;
-    if (!Block::is_valid(distance)) break;
-    block = block->at(distance);
-  }
-  return count;
-}
-
 HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::ThreadCacheView&), void* argument) {
-  SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
   for (ThreadCache* cache = registered_caches.load(std::memory_order_acquire); cache != nullptr;
        cache = cache->next_registered) {
     ThreadCache::Use use = cache->use.load(std::memory_order_relaxed);
@@ -106,7 +92,7 @@ HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::Threa
     metrics::ThreadCacheView view{};
     view.is_thread = use == ThreadCache::Use::kThread;
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
-      view.listed[size_class] = count_listed(cache->lists[size_class], cache->classes[size_class].listed_bound);
+      view.listed[size_class] = cache->blocks_in_bin(size_class);
     visit(argument, view);
   }
 }

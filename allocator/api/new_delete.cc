@@ -40,11 +40,15 @@ HAKMEM_COLD void* allocate_or_throw(size_t alignment, size_t bytes) {
   fail(Message::kNoBadAlloc, bytes);
 }
 
-HAKMEM_INLINE void* new_block(size_t bytes) {
-  void* address = allocate(bytes);
-  if (address == nullptr) [[unlikely]]
-    return allocate_or_throw(kBlockAlignment, bytes);
-  return address;
+// The cold sides of allocate() with the failure that operator new has: so the
+// hot path needs no test of its own.
+[[gnu::noinline]] void* new_cold(size_t bytes) {
+  void* address = allocate_cold(bytes);
+  return address != nullptr ? address : allocate_or_throw(kBlockAlignment, bytes);
+}
+[[gnu::noinline]] void* new_above_table(size_t bytes) {
+  void* address = allocate_above_table(bytes);
+  return address != nullptr ? address : allocate_or_throw(kBlockAlignment, bytes);
 }
 
 inline void* new_aligned(size_t bytes, std::align_val_t alignment) {
@@ -55,7 +59,9 @@ inline void* new_aligned(size_t bytes, std::align_val_t alignment) {
 }  // namespace
 }  // namespace hakmem
 
-HAKMEM_EXPORT void* operator new(size_t bytes) { return hakmem::new_block(bytes); }
+HAKMEM_EXPORT void* operator new(size_t bytes) {
+  return hakmem::allocate<hakmem::new_cold, hakmem::new_above_table>(bytes);
+}
 HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment) {
   return hakmem::new_aligned(bytes, alignment);
 }

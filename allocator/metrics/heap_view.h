@@ -48,9 +48,7 @@ struct HugeView {
 
 struct ThreadCacheView {
   bool is_thread;  // false: the cache that serves what ended threads still do
-  // Upper bound of objects waiting, by class, as of the last refill, and the
-  // exact number as far as it could be followed.
-  uint32_t listed[kSlabClassCount];
+  uint32_t listed[kSlabClassCount];  // objects waiting, by class
 };
 
 // Every function may be called from any thread at any time, takes no lock of

@@ -1,10 +1,12 @@
 // A free block and its protected link.
 //
-// A free block holds two words: the link to the next free block of its slab,
-// as (next ^ this) ^ secret, and the free key, which says "this block is free".
-// Decoding a link gives the distance to the next block: a distance of a
-// superslab or more is either the end of the list (next is null, so that the
-// distance is the block's own address) or a link that somebody overwrote.
+// A free block holds two words: the free key, which says "this block is free",
+// and on a list of its slab the link to the next one, as (next ^ this) ^ secret.
+// The key stands first, where a write through a stale pointer goes most often:
+// it is checked when the block is handed out. Decoding a link gives the distance
+// to the next block: a distance of a superslab or more is either the end of the
+// list (next is null, so that the distance is the block's own address) or a link
+// that somebody overwrote.
 #pragma once
 
 #include <cstddef>
@@ -15,16 +17,15 @@
 
 namespace hakmem {
 
-// Two secrets, drawn once at start, before the first block exists. The initial
-// values are such that the empty block below decodes to a distance out of
-// bounds. Apart, because code reaches a variable in one instruction, and a
-// member of a structure in two.
+// Two secrets, drawn once at start, before the first block exists. Apart,
+// because code reaches a variable in one instruction, and a member of a
+// structure in two.
 HAKMEM_HIDDEN extern uint64_t link_secret;
 HAKMEM_HIDDEN extern uint64_t free_key;
 
 struct Block {
-  uint64_t link;
   uint64_t key;
+  uint64_t link;
 
   // The distance that the link encodes; a valid one is below kSuperslabBytes.
   uint64_t distance() const { return link ^ link_secret; }
@@ -38,6 +39,13 @@ struct Block {
   void mark_free() { key = free_key; }
   bool looks_free() const { return key == free_key; }
   void clear_key() { key = 0; }
+  // Takes the key away. False when the block did not have it: then somebody
+  // wrote to it since it was freed.
+  bool take_key() {
+    uint64_t expected = free_key;
+    __asm__("" : "+r"(expected));  // in a register: then the subtraction is one instruction in place
+    return (key -= expected) == 0;
+  }
 
   // The next block, null at the end. Ends the process when the link was overwritten.
   Block* next() {
@@ -49,9 +57,5 @@ struct Block {
 
   [[noreturn]] HAKMEM_COLD void corrupted() const;
 };
-
-// What an empty list points to: its link decodes to a distance out of bounds,
-// so that popping from an empty list takes the cold path without a null check.
-HAKMEM_HIDDEN extern const Block empty_block;
 
 }  // namespace hakmem

@@ -54,17 +54,19 @@ struct RemoteList {
 };
 
 struct Superslab;
+struct Bin;  // thread_cache/bin.h
 
 struct alignas(64) Slab {
   // -- the line that malloc and free touch; written by the owner ---------------------------------
   std::atomic<uintptr_t> owner;  // claimed by compare-and-swap from kUnowned; else written by the owner or under a lock
-  Block* free;                   // blocks that the owner freed
-  uint32_t countdown;            // frees by the owner until settle() is due
+  Block* free;                   // blocks that came back from the owner's bin
+  uint32_t countdown;            // blocks that may come back until settle() is due
   uint32_t countdown_start;
   uint32_t used;  // as of the last settle()
   uint32_t carved;
   uint32_t size_class;  // metrics::kLargeClass for a large allocation
   SlabState state;
+  Bin* bin;    // of the owner, for the class; set by a thread that becomes the owner
   Slab* next;  // in the owner's or the pool's list of slabs
   Slab* previous;
 

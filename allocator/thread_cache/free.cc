@@ -3,7 +3,7 @@
 #include "allocator/base/message.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
-#include "allocator/thread_cache/sampling.h"
+#include "allocator/thread_cache/lifetime.h"
 
 namespace hakmem {
 namespace {
@@ -73,7 +73,7 @@ void tidy_class(ThreadCache* cache, uint32_t size_class) {
 // May read lists that their owner changes meanwhile: a link is followed only
 // within the superslab.
 __attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list, uint32_t bound) {
-  for (uint32_t i = 0; list != nullptr && list != &empty_block && i < bound; ++i) {
+  for (uint32_t i = 0; list != nullptr && i < bound; ++i) {
     if (list == block) return true;
     uint64_t distance = list->link ^ link_secret;
     if (!Block::is_valid(distance)) return false;
@@ -82,18 +82,30 @@ __attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list
   return false;
 }
 
+// Whether a thread has the block in its bin: the owner of its slab, or one that
+// turned away from the slab since.
+__attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint32_t size_class) {
+  for (const ThreadCache* cache = registered_caches.load(std::memory_order_acquire); cache != nullptr;
+       cache = cache->next_registered) {
+    if constexpr (kBuild.stats) {
+      if (cache->classes[size_class].countdown.hidden == block) return true;
+    }
+    Block* const* bottom = cache->bottom(size_class);
+    for (Block* const* slot = cache->bins[size_class].top; slot < bottom; ++slot)
+      if (*slot == block) return true;
+  }
+  return false;
+}
+
 // The key matches: the block is free, or the program wrote just these 64 bits
 // itself. Only the lists can tell.
-HAKMEM_COLD __attribute__((no_sanitize("thread"))) void confirm_is_live(ThreadCache* cache, Slab* slab, Block* block) {
+HAKMEM_COLD __attribute__((no_sanitize("thread"))) void confirm_is_live(Slab* slab, Block* block) {
   uint32_t capacity = slab->shape().capacity;
   uint64_t remote = slab->remote.load(std::memory_order_acquire);
   Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
-  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
-  // Caches are never unmapped, so that of another owner can be read.
-  const auto* listing = owner_word >= owner::kFirstThread ? reinterpret_cast<const ThreadCache*>(owner_word) : cache;
   SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
   if (is_on_list(block, slab->free, capacity) || is_on_list(block, remote_first, capacity) ||
-      is_on_list(block, listing->lists[slab->size_class], capacity))
+      is_in_a_bin(block, slab->size_class))
     fail(Message::kDoubleFree, reinterpret_cast<uintptr_t>(block));
   block->clear_key();
 }
@@ -102,6 +114,7 @@ bool try_claim(ThreadCache* cache, Slab* slab) {
   uintptr_t expected = owner::kUnowned;
   // Acquire pairs with the store in abandon(): the owner's fields are ours now.
   if (!slab->owner.compare_exchange_strong(expected, cache->tag(), std::memory_order_acquire)) return false;
+  set_bin(cache, slab);
   metrics::count<metrics::Metric::kSlabClaims>(cache->shard);
   collect_remote(cache, slab);
   return true;
@@ -110,11 +123,9 @@ bool try_claim(ThreadCache* cache, Slab* slab) {
 // The first free into a slab that this thread has just claimed.
 void free_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t size_class = slab->size_class;
-  block->mark_free();
   block->set_next(slab->free);
   slab->free = block;
   --slab->used;
-  cache->exact.count_free(size_class);
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{1});
   place(cache, slab);
   tidy_class(cache, size_class);
@@ -128,7 +139,6 @@ __attribute__((no_sanitize("thread"))) bool may_be_empty(const Slab* slab, uint6
 }
 
 void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
-  block->mark_free();
   uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - slab->start);
   uint64_t old = slab->remote.load(std::memory_order_relaxed);
   uint64_t pushed;
@@ -158,14 +168,14 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
     fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
   if (owner_word == cache->tag()) return free_owned(cache, slab, block);
   if (block->looks_free()) [[unlikely]]
-    confirm_is_live(cache, slab, block);
+    confirm_is_live(slab, block);
   if (owner_word == owner::kSampled) {
     cache->exact.count_free(slab->size_class);
     return free_sample(slab, block, cache->shard);
   }
-  if (owner_word == owner::kUnowned && try_claim(cache, slab)) return free_claimed(cache, slab, block);
   cache->exact.count_free(slab->size_class);
-  push_remote(cache, slab, block);
+  block->mark_free();
+  give_back(cache, slab, block, owner_word);
 }
 
 void free_with(ThreadCache* cache, void* address) {
@@ -179,6 +189,11 @@ void free_with(ThreadCache* cache, void* address) {
 }
 
 }  // namespace
+
+void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word) {
+  if (owner_word == owner::kUnowned && try_claim(cache, slab)) return free_claimed(cache, slab, block);
+  push_remote(cache, slab, block);
+}
 
 void place(ThreadCache* cache, Slab* slab) {
   ClassState& state = cache->classes[slab->size_class];
@@ -222,14 +237,11 @@ void free_cold(void* address) {
 }
 
 void free_suspect(Block* block, Slab* slab) {
-  ThreadCache* cache = thread_state.cache;  // owns the slab
-  confirm_is_live(cache, slab, block);
-  free_owned(cache, slab, block);
+  confirm_is_live(slab, block);
+  free_owned(thread_state.cache, slab, block);  // which owns the slab
 }
 
-// The countdown of an owned slab that is available or sleeping has run out.
-void settle_slab(Slab* slab) {
-  ThreadCache* cache = thread_state.cache;
+void settle_slab(ThreadCache* cache, Slab* slab) {
   if (slab->state == SlabState::Current) {
     settle_and_count(cache, slab);
     return slab->set_countdown(kNoThreshold);

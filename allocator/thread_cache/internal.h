@@ -2,6 +2,7 @@
 #pragma once
 
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/sampling.h"
 #include "allocator/thread_cache/thread_cache.h"
 
 namespace hakmem {
@@ -28,15 +29,42 @@ class LateCacheScope {
   LateCacheScope& operator=(const LateCacheScope&) = delete;
 };
 
+// The thread has become the owner of the slab.
+inline void set_bin(ThreadCache* cache, Slab* slab) { slab->bin = &cache->bins[slab->size_class]; }
+
+// A cold path opens a bin before it looks at it or changes it, and closes it
+// afterwards, which says how many frees may come until the next look.
+inline void open_bin(ThreadCache* cache, uint32_t size_class) {
+  if constexpr (kBuild.stats) count_allocations(cache, size_class);
+}
+inline void close_bin(ThreadCache* cache, uint32_t size_class) {
+  uint32_t capacity = kBinShapes[size_class].capacity;
+  if constexpr (kBuild.stats) {
+    auto& countdown = cache->classes[size_class].countdown;
+    if (countdown.until_sample < capacity) [[unlikely]]
+      return stop_at_sample(cache, size_class);
+    countdown.blocks_and_frees = capacity + 1;
+  }
+  cache->bins[size_class].frees_left = capacity - cache->blocks_in_bin(size_class) + 1;
+}
+
+// Gives back the oldest blocks of an open bin but for `kept`.
+void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept);
+
+// Gives a block that was freed, and is in no bin any more, back to its slab.
+void return_to_slab(ThreadCache* cache, Block* block);
+
+// The same for a slab that somebody else owns, or nobody; `owner_word` is what it said.
+void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word);
+
+// The countdown of an owned slab has run out, which may bring it to another state.
+void settle_slab(ThreadCache* cache, Slab* slab);
+
 // Returns the slab's frees to it: `slab` has a new baseline afterwards.
 inline void settle_and_count(ThreadCache* cache, Slab* slab) {
   if (uint32_t frees = slab->settle(); frees != 0)
     cache->counters.add<metrics::Metric::kCollectedObjects>(slab->size_class, frees);
 }
-
-// Takes all remote frees of an owned, settled slab; `count` says how many. The
-// blocks still count as used.
-Block* take_remote(ThreadCache* cache, Slab* slab, uint32_t& count);
 
 // Moves the remote frees of an owned, settled slab to its own list.
 void collect_remote(ThreadCache* cache, Slab* slab);

@@ -9,6 +9,16 @@
 namespace hakmem {
 namespace {
 
+// Bin of a size above kMaxTableBytes, in words, by (size + 127) / 128: all
+// classes there are multiples of it.
+constexpr size_t kCoarseStep = kMaxTableBytes / 8;
+constexpr size_t kMaxCoarseBytes = 32 * kKiB;
+constexpr auto kCoarseTable = [] {
+  std::array<uint8_t, kMaxCoarseBytes / kCoarseStep + 1> table{};
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint8_t>(size_class_of(i * kCoarseStep) * kBinWords);
+  return table;
+}();
+
 // More than a process can have; refused before anything is given back for it.
 constexpr size_t kMaxAddressBytes = size_t{1} << 47;
 
@@ -37,7 +47,9 @@ LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment
     return result;
   }
   sample_large(cache, bytes);
-  cache->exact.count_allocation(is_large ? metrics::kLargeClass : metrics::kHugeClass);
+  uint32_t size_class = is_large ? metrics::kLargeClass : metrics::kHugeClass;
+  metrics::count<metrics::Metric::kAllocations>(cache->shard, size_class, uint64_t{1});
+  cache->exact.count_allocation(size_class);
   return result;
 }
 
@@ -55,8 +67,10 @@ LargeAllocation allocate_large(size_t bytes, size_t alignment) {
 }
 
 void* allocate_above_table(size_t bytes) {
+  if (bytes <= kMaxCoarseBytes)
+    return allocate_from(thread_state.cache, kCoarseTable[(bytes + kCoarseStep - 1) / kCoarseStep], bytes);
   if (bytes > kMaxClassBytes) return allocate_large(bytes, kBlockAlignment).address;
-  return allocate_class(thread_state.cache, size_class_of(bytes), bytes);
+  return allocate_from(thread_state.cache, size_class_of(bytes) * kBinWords, bytes);
 }
 
 void free_large(Slab* slab, void* address, uint32_t shard) {

@@ -12,12 +12,21 @@
 namespace hakmem {
 
 constinit RankedLock registry_lock{LockRank::kThreadRegistry};
-constinit const ThreadCache empty_cache;
+
+namespace {
+constinit Block* const empty_slot = nullptr;
+constinit Block* late_slots[kBinSlots]{};
+}  // namespace
+
+constexpr ThreadCache::ThreadCache(Nobody) : slots(nullptr) {
+  for (Bin& bin : bins) bin = {const_cast<Block**>(&empty_slot), 1};
+}
+constinit const ThreadCache empty_cache{ThreadCache::Nobody{}};
 constinit thread_local ThreadState thread_state{const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kNew};
 
 namespace {
 
-constinit ThreadCache late_cache;
+constinit ThreadCache late_cache{late_slots};
 constinit bool secrets_drawn HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit bool process_started HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit uint32_t caches_created HAKMEM_GUARDED_BY(registry_lock) = 0;
@@ -70,9 +79,11 @@ ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
       cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
       return cache;
     }
-  void* memory = heap.arena.allocate_metadata(sizeof(ThreadCache));
+  // Fresh metadata is zero, as the slots of bins have to be.
+  void* memory = heap.arena.allocate_metadata(sizeof(ThreadCache) + kBinSlots * sizeof(Block*));
   if (memory == nullptr) return nullptr;
-  auto* cache = new (memory) ThreadCache;
+  auto* slots = reinterpret_cast<Block**>(static_cast<char*>(memory) + sizeof(ThreadCache));
+  auto* cache = new (memory) ThreadCache(slots);
   cache->shard = caches_created++;
   cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
   cache->next_registered = registered_caches.load(std::memory_order_relaxed);
@@ -80,21 +91,11 @@ ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
   return cache;
 }
 
-// Returns the blocks of a list to the slab they came from.
-void flush_list(ThreadCache* cache, uint32_t size_class) {
-  Block* first = cache->lists[size_class];
-  if (first == &empty_block) return;
-  cache->lists[size_class] = const_cast<Block*>(&empty_block);
-  Slab* slab = cache->classes[size_class].current;
-  uint32_t count = 1;
-  Block* last = first;
-  for (Block* next; (next = last->next()) != nullptr; last = next) ++count;
-  last->set_next(slab->free);
-  slab->free = first;
-  slab->used -= count;
-  if constexpr (kBuild.stats) {
-    objects_returned(cache, size_class, count);
-    metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{count});
+void flush_bins(ThreadCache* cache) {
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    open_bin(cache, size_class);
+    flush_bin(cache, size_class, 0);
+    close_bin(cache, size_class);
   }
 }
 
@@ -106,11 +107,11 @@ void let_go_of_all(ThreadCache* cache, SlabList& slabs) {
 }
 
 void flush(ThreadCache* cache) {
+  flush_bins(cache);
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     ClassState& state = cache->classes[size_class];
     if (state.current != nullptr) {
       settle_and_count(cache, state.current);
-      flush_list(cache, size_class);
       let_go(cache, state.current);
       state.current = nullptr;
     }
@@ -140,7 +141,7 @@ void end_thread() {
 // `valid` turns false when a link leads out of the slab.
 uint32_t count_blocks(const Slab* slab, Block* first, Block*& last, bool& valid) {
   uint32_t count = 0;
-  for (Block* block = first; block != nullptr && block != &empty_block;) {
+  for (Block* block = first; block != nullptr;) {
     size_t offset = reinterpret_cast<uintptr_t>(block) - slab->start;
     if (offset >= slab->units * kUnitBytes || ++count > slab->shape().capacity) {
       valid = false;
@@ -152,15 +153,36 @@ uint32_t count_blocks(const Slab* slab, Block* first, Block*& last, bool& valid)
   return count;
 }
 
-void adopt_orphan(ThreadCache* cache, ThreadCache* orphan, Slab* slab) {
+bool is_orphan(uintptr_t owner_word) {
+  return owner_word >= owner::kFirstThread &&
+         reinterpret_cast<ThreadCache*>(owner_word)->use.load(std::memory_order_relaxed) == ThreadCache::Use::kOrphan;
+}
+
+// Gives the blocks in the bins of an orphan back to their slabs. Those that an
+// orphan owns, itself or another, are put in order later.
+void adopt_bins(ThreadCache* cache, ThreadCache* orphan) {
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    if constexpr (kBuild.stats) {
+      auto& countdown = orphan->classes[size_class].countdown;
+      if (countdown.hidden != nullptr) *countdown.hidden_slot = countdown.hidden;
+    }
+    for (Block** slot = orphan->bins[size_class].top; slot < orphan->bottom(size_class); ++slot) {
+      Block* block = *slot;
+      Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
+      block->mark_free();
+      if (!is_orphan(slab->owner.load(std::memory_order_relaxed))) {
+        return_to_slab(cache, block);
+        continue;
+      }
+      block->set_next(slab->free);
+      slab->free = block;
+    }
+  }
+}
+
+void adopt_orphan(ThreadCache* cache, Slab* slab) {
   bool valid = true;
   Block* last = nullptr;
-  Block* listed = orphan->lists[slab->size_class];
-  if (orphan->classes[slab->size_class].current == slab && listed != &empty_block &&
-      count_blocks(slab, listed, last, valid) > 0) {
-    last->set_next(slab->free);
-    slab->free = listed;
-  }
   uint32_t free_blocks = count_blocks(slab, slab->free, last, valid);
   // Stopped in the middle of a change: the blocks that were free then are lost
   // to the child, those in use are not.
@@ -185,7 +207,7 @@ ThreadCache* start_thread() {
     LockGuard guard(registry_lock);
     if (!secrets_drawn) {
       secrets_drawn = true;
-      link_secret = random_secret() | uint64_t{1} << 63;  // the empty block decodes to this: out of bounds
+      link_secret = random_secret();
       free_key = random_secret() | 1;
     }
     cache = take_cache();
@@ -227,23 +249,22 @@ void adopt_orphans(ThreadCache* cache) {
   if (is_late(cache)) return;  // the lock is held; an ordinary thread will do it
   LockGuard guard(registry_lock);
   if (!orphans_pending.exchange(false, std::memory_order_relaxed)) return;
+  for (ThreadCache* orphan = registered_caches.load(std::memory_order_relaxed); orphan != nullptr;
+       orphan = orphan->next_registered)
+    if (orphan->use.load(std::memory_order_relaxed) == ThreadCache::Use::kOrphan) adopt_bins(cache, orphan);
   for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
     const Reservation& reservation = heap.arena.reservation(r);
     auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
     size_t units = size_t{reservation.committed.load(std::memory_order_acquire)} * kUnitsPerSuperslab;
     for (size_t i = 0; i < units; ++i) {
-      uintptr_t owner_word = slabs[i].owner.load(std::memory_order_relaxed);
-      if (owner_word < owner::kFirstThread) continue;
-      auto* orphan = reinterpret_cast<ThreadCache*>(owner_word);
-      if (orphan->use.load(std::memory_order_relaxed) == ThreadCache::Use::kOrphan)
-        adopt_orphan(cache, orphan, &slabs[i]);
+      if (is_orphan(slabs[i].owner.load(std::memory_order_relaxed))) adopt_orphan(cache, &slabs[i]);
     }
   }
   for (ThreadCache* orphan = registered_caches.load(std::memory_order_relaxed); orphan != nullptr;
        orphan = orphan->next_registered) {
     if (orphan->use.load(std::memory_order_relaxed) != ThreadCache::Use::kOrphan) continue;
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-      orphan->lists[size_class] = const_cast<Block*>(&empty_block);
+      orphan->bins[size_class] = {orphan->bottom(size_class), 1};
       orphan->classes[size_class] = ClassState{};
     }
     orphan->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);

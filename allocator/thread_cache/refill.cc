@@ -1,87 +1,88 @@
-// Refill: where a class's list gets its blocks from, in the order of cost.
+// Refill: where an empty bin gets its blocks from, in the order of cost.
 //
-//   1. what the owner freed into the current slab: its list, whole
-//   2. what others freed into it: its remote list, whole
+//   1. what came back to the current slab from bins: from its list
+//   2. what others freed into it: from its remote list
 //   3. blocks of it that were never used: carved no further than handed out
 //   4. another slab: available, woken by remote frees, or from the shared pool
 //   5. superslab_refill: a new slab
 #include <errno.h>
 
 #include "allocator/thread_cache/internal.h"
-#include "allocator/thread_cache/sampling.h"
 
 namespace hakmem {
 namespace {
 
 using metrics::RefillSource;
 
-// Blocks on their way to a thread cache, linked.
+// What a refill has put into the bin.
 struct Batch {
-  Block* first;
   uint32_t count;
   RefillSource source;
 };
 
+// A heap that grows is carved in steps of up to 16 KiB.
+constexpr uint32_t kMaxCarveDoublings = 2;
+
 // Sleeping slabs looked at for remote frees before fresh memory is taken.
 constexpr uint32_t kSleepersToCheck = 4;
 
-Batch carve(ThreadCache* cache, Slab* slab, uint32_t limit) {
+// Fills the bin from the slab's list. The list loses the blocks before the bin
+// has them: in a child forked in between, blocks may be lost but never stand in
+// two places.
+uint32_t take_listed(Bin& bin, Slab* slab, uint32_t listed, uint32_t limit) {
+  uint32_t count = listed < limit ? listed : limit;
+  Block** top = bin.top - count;
+  Block* block = slab->free;
+  for (uint32_t i = 0; i < count; ++i) {
+    top[i] = block;
+    block = block->next();
+  }
+  slab->free = block;
+  std::atomic_signal_fence(std::memory_order_release);
+  bin.top = top;
+  return count;
+}
+
+uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit) {
   const ClassShape& shape = slab->shape();
   slab->carve_time.start();
   uint32_t count = shape.capacity - slab->carved;
-  if (count > shape.refill_objects) count = shape.refill_objects;
   if (count > limit) count = limit;
   uintptr_t address = slab->start + size_t{slab->carved} * shape.block_bytes;
-  auto* first = reinterpret_cast<Block*>(address);
-  Block* block = first;
-  for (uint32_t i = 1; i < count; ++i) {
-    address += shape.block_bytes;
-    auto* next = reinterpret_cast<Block*>(address);
-    block->set_next(next);
-    block->mark_free();
-    block = next;
+  Block** top = bin.top - count;
+  for (uint32_t i = 0; i < count; ++i, address += shape.block_bytes) {
+    top[i] = reinterpret_cast<Block*>(address);
+    top[i]->mark_free();
   }
-  block->set_next(nullptr);
-  block->mark_free();
-  // Before the list is published: in a child forked in between, blocks may be
-  // lost but are never handed out twice.
   std::atomic_ref(slab->carved).store(slab->carved + count, std::memory_order_relaxed);
-  slab->used += count;
   std::atomic_signal_fence(std::memory_order_release);
+  bin.top = top;
   slab->carve_time.stop();
   if (slab->carved == shape.capacity) slab->carve_time.observe(cache->shard);
-  return {first, count, RefillSource::FreshCarve};
+  return count;
 }
 
-// Cuts a batch after `limit` blocks; the rest goes back to the slab's own list,
-// which is empty: what it had is in the batch, or stayed out of it.
-void cut(Slab* slab, Batch& batch, uint32_t limit) {
-  HAKMEM_ASSERT(slab->free == nullptr);
-  Block* last = batch.first;
-  for (uint32_t i = 1; i < limit; ++i) last = last->next();
-  slab->free = last->next();
-  last->set_next(nullptr);
-  slab->used -= batch.count - limit;
-  batch.count = limit;
-}
-
-// At most `limit` blocks of an owned slab; count 0 when it is exhausted.
+// Puts at most `limit` blocks of an owned slab into its class's bin, which is
+// empty; count 0 when the slab is exhausted.
 Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
+  Bin& bin = cache->bins[slab->size_class];
+  HAKMEM_ASSERT(cache->blocks_in_bin(slab->size_class) == 0);
   settle_and_count(cache, slab);
-  Batch batch{nullptr, 0, RefillSource::OwnFrees};
-  if (slab->free != nullptr) {
-    batch.first = slab->free;
-    batch.count = slab->listed();
-    slab->free = nullptr;
-    slab->used += batch.count;
-  } else if (slab->remote.load(std::memory_order_relaxed) != 0) {
-    batch.first = take_remote(cache, slab, batch.count);
+  Batch batch{0, RefillSource::OwnFrees};
+  if (slab->free == nullptr) {
     batch.source = RefillSource::RemoteFrees;
-  } else if (slab->carved < slab->shape().capacity) {
-    batch = carve(cache, slab, limit);
+    collect_remote(cache, slab);
   }
-  if (batch.count > limit) [[unlikely]]
-    cut(slab, batch, limit);
+  uint32_t& doublings = cache->classes[slab->size_class].carve_doublings;
+  if (slab->free != nullptr) {
+    doublings = 0;
+    batch.count = take_listed(bin, slab, slab->listed(), limit);
+  } else if (slab->carved < slab->shape().capacity) {
+    uint32_t fresh = slab->shape().refill_objects << doublings;
+    if (doublings < kMaxCarveDoublings) ++doublings;
+    batch = {carve(cache, bin, slab, fresh < limit ? fresh : limit), RefillSource::FreshCarve};
+  }
+  slab->used += batch.count;
   slab->set_countdown(kNoThreshold);
   HAKMEM_ASSERT(slab->is_consistent());
   return batch;
@@ -115,17 +116,21 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     if (slab != nullptr) metrics::count<metrics::Metric::kSlabAdoptions>(cache->shard);
   }
   if (slab != nullptr) {
+    set_bin(cache, slab);
     slab->state = SlabState::Current;
     return {slab, RefillSource::OtherSlab};
   }
   adopt_orphans(cache);
   slab = heap.take_span(kClassShapes[size_class].units, SlabState::Current, size_class, cache->shard);
   // Relaxed: no other thread knows a block of this slab yet.
-  if (slab != nullptr) slab->owner.store(cache->tag(), std::memory_order_relaxed);
+  if (slab != nullptr) {
+    slab->owner.store(cache->tag(), std::memory_order_relaxed);
+    set_bin(cache, slab);
+  }
   return {slab, RefillSource::NewSuperslab};
 }
 
-// At most `limit` blocks for a class; count 0 when there is no memory.
+// Puts at most `limit` blocks into the class's empty bin; count 0 when there is no memory.
 Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   ClassState& state = cache->classes[size_class];
   if (state.current != nullptr) [[likely]] {
@@ -138,7 +143,7 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   cache->counters.follow_sink(cache->shard);
   heap.decay(cache->shard);
   NextSlab next = next_slab(cache, state, size_class);
-  if (next.slab == nullptr) return {nullptr, 0, next.source};
+  if (next.slab == nullptr) return {0, next.source};
   state.current = next.slab;
   Batch batch = take_batch(cache, next.slab, limit);
   batch.source = next.source;
@@ -146,58 +151,57 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   return batch;
 }
 
+void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t bytes) {
+  metrics::Slot* slots = cache->counters.slots();
+  size_t by_source = size_t{size_class} * metrics::kCountOf<RefillSource> + static_cast<size_t>(batch.source);
+  metrics::add<metrics::Metric::kRefills>(slots, by_source, 1);
+  metrics::add<metrics::Metric::kRefillObjects>(slots, by_source, batch.count);
+  metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
+  metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
+}
+
+// The class's bin offers nothing, or nothing before a sample.
 [[gnu::noinline]] void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
-  ClassState& state = cache->classes[size_class];
-  uint32_t limit = UINT32_MAX;
+  open_bin(cache, size_class);
+  uint32_t limit = kBinShapes[size_class].kept < kMaxRefillBlocks ? kBinShapes[size_class].kept : kMaxRefillBlocks;
   if constexpr (kBuild.stats) {
-    if (state.until_sample == 0) [[unlikely]] {
-      if (void* sample = sample_if_due(cache, size_class, bytes); sample != nullptr) return sample;
+    auto& countdown = cache->classes[size_class].countdown;
+    if (countdown.until_sample == 0) [[unlikely]] {
+      if (void* sample = sample_if_due(cache, size_class, bytes); sample != nullptr) {
+        close_bin(cache, size_class);
+        return sample;
+      }
     }
-    limit = state.until_sample;
+    if (limit > countdown.until_sample) limit = countdown.until_sample;
   }
-  Batch batch = refill(cache, size_class, limit);
-  if (batch.count == 0) {
-    metrics::count<metrics::Metric::kOutOfMemory>(cache->shard);
-    errno = ENOMEM;
-    return nullptr;
+  Batch batch{0, RefillSource::OwnFrees};
+  if (cache->blocks_in_bin(size_class) == 0) {
+    batch = refill(cache, size_class, limit);
+    if (batch.count == 0) {
+      close_bin(cache, size_class);
+      metrics::count<metrics::Metric::kOutOfMemory>(cache->shard);
+      errno = ENOMEM;
+      return nullptr;
+    }
+    if constexpr (kBuild.stats) count_refill(cache, size_class, batch, bytes);
   }
-  if constexpr (kBuild.stats) {
-    state.until_sample -= batch.count;
-    metrics::Slot* slots = cache->counters.slots();
-    size_t by_source =
-        size_t{size_class} * metrics::kCountOf<metrics::RefillSource> + static_cast<size_t>(batch.source);
-    metrics::add<metrics::Metric::kRefills>(slots, by_source, 1);
-    metrics::add<metrics::Metric::kRefillObjects>(slots, by_source, batch.count);
-    metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
-    metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
-  }
-  state.listed_bound = batch.count;
-  Block* block = batch.first;
-  Block* rest = block->next();
-  cache->lists[size_class] = rest != nullptr ? rest : const_cast<Block*>(&empty_block);
-  block->clear_key();
-  cache->exact.count_allocation(size_class);
+  close_bin(cache, size_class);
+  void* block = allocate_from(cache, size_class * kBinWords, bytes);
   if (batch.source == RefillSource::NewSuperslab) call_transition_hook();
   return block;
 }
 
 }  // namespace
 
-Block* take_remote(ThreadCache* cache, Slab* slab, uint32_t& count) {
-  // Acquire pairs with the release of each push: the links are readable.
-  uint64_t word = slab->remote.exchange(0, std::memory_order_acquire);
-  count = RemoteList::count(word);
-  if (count == 0) return nullptr;
-  metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{count});
-  metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
-  return reinterpret_cast<Block*>(slab->start + RemoteList::offset(word));
-}
-
 void collect_remote(ThreadCache* cache, Slab* slab) {
   if (slab->remote.load(std::memory_order_relaxed) == 0) return;
-  uint32_t count = 0;
-  Block* first = take_remote(cache, slab, count);
+  // Acquire pairs with the release of each push: the links are readable.
+  uint64_t word = slab->remote.exchange(0, std::memory_order_acquire);
+  uint32_t count = RemoteList::count(word);
   if (count == 0) return;
+  metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{count});
+  metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
+  auto* first = reinterpret_cast<Block*>(slab->start + RemoteList::offset(word));
   if (slab->free != nullptr) {
     Block* last = first;
     while (Block* next = last->next()) last = next;
@@ -210,20 +214,12 @@ void collect_remote(ThreadCache* cache, Slab* slab) {
 void* allocate_cold(size_t bytes) {
   uint32_t size_class = size_class_of(bytes);
   ThreadCache* cache = thread_state.cache;
-  Block* block = cache->lists[size_class];
-  if (block != &empty_block) [[likely]] {
-    if (!block->is_last()) block->corrupted();
-    cache->lists[size_class] = const_cast<Block*>(&empty_block);
-    block->clear_key();
-    cache->exact.count_allocation(size_class);
-    return block;
-  }
   if (cache != &empty_cache) [[likely]]
     return refill_and_allocate(cache, size_class, bytes);
   cache = start_thread();
-  if (cache != nullptr) return allocate_class(cache, size_class, bytes);
+  if (cache != nullptr) return allocate_from(cache, size_class * kBinWords, bytes);
   LateCacheScope late;
-  return allocate_class(thread_state.cache, size_class, bytes);
+  return allocate_from(thread_state.cache, size_class * kBinWords, bytes);
 }
 
 }  // namespace hakmem

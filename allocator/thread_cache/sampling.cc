@@ -36,14 +36,14 @@ double draw_bytes(ThreadCache* cache) {
 // Rounding an exponential up to objects makes it geometric with
 // p = 1 - exp(-class size / mean), as it has to be.
 bool draw(ThreadCache* cache, uint32_t size_class) {
-  ClassState& state = cache->classes[size_class];
+  auto& countdown = cache->classes[size_class].countdown;
   double bytes = draw_bytes(cache);
   double objects = bytes / kClassShapes[size_class].block_bytes;
-  state.is_sampling = bytes >= 0;
-  state.until_sample = bytes < 0                  ? kObjectsWhileOff
-                       : objects >= kMaxCountdown ? kMaxCountdown
-                                                  : static_cast<uint32_t>(objects);
-  return state.is_sampling;
+  countdown.is_sampling = bytes >= 0;
+  countdown.until_sample = bytes < 0                  ? kObjectsWhileOff
+                           : objects >= kMaxCountdown ? kMaxCountdown
+                                                      : static_cast<uint32_t>(objects);
+  return countdown.is_sampling;
 }
 
 void* place_sample(ThreadCache* cache, uint32_t size_class) {
@@ -71,27 +71,47 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
 
 }  // namespace
 
+void stop_at_sample(ThreadCache* cache, uint32_t size_class) {
+  auto& countdown = cache->classes[size_class].countdown;
+  Bin& bin = cache->bins[size_class];
+  uint32_t blocks = cache->blocks_in_bin(size_class);
+  uint32_t room = kBinShapes[size_class].capacity - blocks;
+  uint32_t left = countdown.until_sample;
+  uint32_t offered = blocks;
+  // A half for what the bin has and a half for what comes: so few looks are needed until the sample.
+  if (left < 2 * blocks) offered = (left + 1) / 2;
+  if (offered < blocks) {
+    countdown.hidden_slot = bin.top + offered;
+    countdown.hidden = *countdown.hidden_slot;
+    *countdown.hidden_slot = nullptr;
+  }
+  if (room > left - offered) room = left - offered;
+  bin.frees_left = room + 1;
+  countdown.blocks_and_frees = blocks + room + 1;
+}
+
+void bring_back_hidden(SampleCountdown& countdown) {
+  *countdown.hidden_slot = countdown.hidden;
+  countdown.hidden = nullptr;
+}
+
 void* sample_if_due(ThreadCache* cache, uint32_t size_class, size_t bytes) {
-  ClassState& state = cache->classes[size_class];
-  bool is_due = state.is_sampling;  // else nothing was drawn yet, or sampling was off
-  if (!draw(cache, size_class) || (!is_due && state.until_sample > 0)) return nullptr;
+  auto& countdown = cache->classes[size_class].countdown;
+  bool is_due = countdown.is_sampling;  // else nothing was drawn yet, or sampling was off
+  if (!draw(cache, size_class) || (!is_due && countdown.until_sample > 0)) return nullptr;
   if (!is_due) draw(cache, size_class);  // the first draw was 0: this object is due, this is for the next one
   void* sample = place_sample(cache, size_class);
   if (sample == nullptr) {
-    if (state.until_sample == 0) state.until_sample = 1;
+    if (countdown.until_sample == 0) countdown.until_sample = 1;
     return nullptr;
   }
   metrics::Slot* slots = cache->counters.slots();
+  metrics::add<metrics::Metric::kAllocations>(slots, size_class, 1);
   metrics::add<metrics::Metric::kSamples>(slots, 0, 1);
   metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
   metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
   cache->exact.count_allocation(size_class);
   return sample;
-}
-
-void objects_returned(ThreadCache* cache, uint32_t size_class, uint32_t count) {
-  uint32_t& until_sample = cache->classes[size_class].until_sample;
-  if (until_sample < kMaxCountdown) until_sample += count;
 }
 
 void sample_large(ThreadCache* cache, size_t bytes) {

@@ -1,6 +1,8 @@
-// Sampling by a shortened refill: each class of a thread counts down the
-// objects until its next sample, and a refill hands out no more than those, so
-// that the sampled allocation reaches the cold path by itself.
+// Sampling by a shortened bin: each class of a thread counts down the objects
+// until its next sample. A bin never offers more of them before its cold path
+// is entered: blocks that it has, and frees that it takes until it is looked
+// at. So the sampled allocation finds the bin empty and reaches the cold path by
+// itself.
 //
 // A sampled object stands in a slab that no thread owns, so that its free
 // reaches the cold path by itself too. Only builds with statistics sample.
@@ -13,13 +15,29 @@
 
 namespace hakmem {
 
-// The class's countdown (ClassState::until_sample) is at 0: draws the first one,
-// or places the object that is due and draws the next. Returns the object; null
-// when none is due, or there is no memory for it. until_sample is above 0 then.
-HAKMEM_COLD void* sample_if_due(ThreadCache* cache, uint32_t size_class, size_t bytes);
+HAKMEM_COLD void bring_back_hidden(SampleCountdown& countdown);
 
-// Credits objects that a flushed list never handed to the program.
-void objects_returned(ThreadCache* cache, uint32_t size_class, uint32_t count);
+// Counts the objects that were allocated since the bin was closed, and brings
+// back the blocks that waited for the sample.
+inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
+  auto& countdown = cache->classes[size_class].countdown;
+  if (countdown.hidden != nullptr) [[unlikely]]
+    bring_back_hidden(countdown);
+  // A free moves one from what is to come to what is there; an allocation takes one away.
+  uint32_t allocations = countdown.blocks_and_frees - cache->blocks_in_bin(size_class) -
+                         static_cast<uint32_t>(cache->bins[size_class].frees_left);
+  HAKMEM_ASSERT(allocations <= countdown.until_sample);
+  countdown.until_sample -= allocations;
+  cache->counters.add<metrics::Metric::kAllocations>(size_class, allocations);
+}
+
+// Closes a bin that would offer more objects than may be allocated before the sample.
+HAKMEM_COLD void stop_at_sample(ThreadCache* cache, uint32_t size_class);
+
+// The class's countdown is at 0: draws the first one, or places the object that
+// is due and draws the next. Returns the object; null when none is due, or there
+// is no memory for it. The countdown is above 0 then.
+HAKMEM_COLD void* sample_if_due(ThreadCache* cache, uint32_t size_class, size_t bytes);
 
 // Draws for an allocation that has no class.
 void sample_large(ThreadCache* cache, size_t bytes);

@@ -1,9 +1,10 @@
 // The thread cache: what one thread allocates from and frees into.
 //
-// Per class it has a list of free blocks, filled by refills from the class's
-// current slab. allocate() pops that list. A free by the slab's owner goes to
-// the slab's own list, which a later refill takes whole. Everything else is in
-// refill.cc, free.cc and lifetime.cc.
+// Per class it has a bin of free blocks (bin.h). allocate() takes the last one,
+// and a free by the owner of the block's slab puts it there: neither touches
+// more than the bin and the block. A refill fills an empty bin from the class's
+// current slab; a full bin gives its oldest blocks back to their slabs.
+// Everything but the hot path is in bin.cc, refill.cc, free.cc and lifetime.cc.
 #pragma once
 
 #include <array>
@@ -14,29 +15,37 @@
 #include "allocator/metrics/counters.h"
 #include "allocator/platform/random.h"
 #include "allocator/superslab/slab.h"
+#include "allocator/thread_cache/bin.h"
 
 namespace hakmem {
 
-// Class of a size up to kMaxTableBytes, by (size + 15) / 16.
-using ClassTable = std::array<uint8_t, kMaxTableBytes / 16 + 1>;
+// Bin of a size up to kMaxTableBytes, in words, by (size + 15) / 16.
+using BinTable = std::array<uint8_t, kMaxTableBytes / 16 + 1>;
 
-constexpr ClassTable make_class_table() {
-  ClassTable table{};
-  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint8_t>(size_class_of(i * 16));
+constexpr BinTable make_bin_table() {
+  BinTable table{};
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint8_t>(size_class_of(i * 16) * kBinWords);
   return table;
 }
 
-struct ThreadCache;
+// When the next sample of a class is due (sampling.h), and what its bin offered
+// when its cold path left it last: how many objects were allocated since follows.
+struct SampleCountdown {
+  uint32_t until_sample = 0;      // objects to allocate before the sample, as of then
+  uint32_t blocks_and_frees = 1;  // in the bin, and left to come
+  bool is_sampling = false;       // whether a sample follows those objects
+  Block** hidden_slot = nullptr;  // it holds null in place of `hidden`: blocks from here on wait for the sample
+  Block* hidden = nullptr;
+};
 
 struct ClassState {
-  Slab* current = nullptr;  // the only slab that blocks of the list come from
+  Slab* current = nullptr;  // the slab that refills take blocks from
   SlabList available;       // owned, with free blocks
   SlabList sleeping;        // owned, with too few of them
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
-  uint32_t until_sample = 0;  // objects handed out before the next sample (builds with statistics)
-  bool is_sampling = false;   // whether a sample follows them
-  uint32_t listed_bound = 0;  // objects handed to the list by the last refill
+  uint32_t carve_doublings = 0;  // by which refills carve more, while they find nothing else
+  SampleCountdown countdown;     // builds with statistics
 };
 
 // Every call counted, in the debug build; kept when the cache gets a new thread.
@@ -58,16 +67,21 @@ struct NoExactCounts {
 
 // All fields are the thread's own, but where it is said otherwise.
 struct alignas(64) ThreadCache {
-  constexpr ThreadCache() {
-    for (Block*& list : lists) list = const_cast<Block*>(&empty_block);
+  // With `null_slots` for its bins: kBinSlots of them.
+  constexpr explicit ThreadCache(Block** null_slots) : slots(null_slots) {
+    for (uint32_t i = 0; i < kSizeClassCount; ++i) bins[i] = {null_slots + kBinShapes[i].bottom, 1};
   }
+  // Of nobody: every bin is empty for ever, for want of slots that could be written.
+  struct Nobody {};
+  constexpr explicit ThreadCache(Nobody);
 
   // -- hot ------------------------------------------------------------------
-  Block* lists[kSizeClassCount];  // &empty_block when empty
-  ClassTable class_table = make_class_table();
+  Bin bins[kSizeClassCount];
+  BinTable bin_table = make_bin_table();
 
   // -- cold -----------------------------------------------------------------
-  ClassState classes[kSizeClassCount];
+  Block** slots;  // of the bins
+  ClassState classes[kSizeClassCount]{};
   RandomGenerator random{1};
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
   [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
@@ -81,10 +95,19 @@ struct alignas(64) ThreadCache {
   std::atomic<Use> use{Use::kNever};
 
   uintptr_t tag() const { return reinterpret_cast<uintptr_t>(this); }
+
+  // By words from the first bin.
+  BinTop& top_at(uint64_t words) { return reinterpret_cast<BinTop*>(bins)[words]; }
+  // The null slot below the blocks of a bin.
+  Block** bottom(uint32_t size_class) const { return slots + kBinShapes[size_class].bottom; }
+  // Blocks in the bin, those that wait for a sample included.
+  uint32_t blocks_in_bin(uint32_t size_class) const {
+    return static_cast<uint32_t>(bottom(size_class) - bins[size_class].top);
+  }
 };
 
-// The cache of a thread that has none: every list is empty, it owns no slab,
-// and so every call takes the cold path, which starts the thread.
+// The cache of a thread that has none: every bin is empty, it owns no slab, and
+// so every call takes the cold path, which starts the thread.
 HAKMEM_HIDDEN extern const ThreadCache empty_cache;
 
 enum class ThreadPhase : uint8_t { kNew, kRunning, kExited };
@@ -103,40 +126,52 @@ extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial
 [[gnu::noinline]] void* allocate_above_table(size_t bytes);
 [[gnu::noinline]] void free_cold(void* address);
 HAKMEM_COLD void free_suspect(Block* block, Slab* slab);
-[[gnu::noinline]] void settle_slab(Slab* slab);
+[[gnu::noinline]] void free_counted_out(Block* block, Slab* slab);
 
-// Pops the class's list; its link is checked before it is followed.
-HAKMEM_INLINE void* allocate_class(ThreadCache* cache, uint32_t size_class, size_t bytes) {
-  Block* block = cache->lists[size_class];
-  uint64_t distance = block->distance();
-  if (!Block::is_valid(distance)) [[unlikely]]
-    return allocate_cold(bytes);
-  cache->lists[size_class] = block->at(distance);
-  block->clear_key();
-  cache->exact.count_allocation(size_class);
+// The last block of the bin at `bin`; `cold(bytes)` when there is none.
+//
+// The empty asm statements make the compiler take `block` and `bin` for new
+// values: it then returns the block from the register it was read into, and adds
+// to the bin in place instead of through a register. Two instructions less.
+template <void* (*cold)(size_t) = allocate_cold>
+HAKMEM_INLINE void* allocate_from(ThreadCache* cache, uint64_t bin, size_t bytes) {
+  Block* block = *cache->top_at(bin);
+  __asm__("" : "+r"(block));
+  if (block == nullptr) [[unlikely]]
+    return cold(bytes);
+  __asm__("" : "+r"(bin));
+  ++cache->top_at(bin);
+  if (!block->take_key()) [[unlikely]]
+    block->corrupted();
+  cache->exact.count_allocation(static_cast<uint32_t>(bin / kBinWords));
   return block;
 }
 
 // Memory for `bytes`, aligned to kBlockAlignment; null and ENOMEM when there is
 // none. Any thread, at any time.
+template <void* (*cold)(size_t) = allocate_cold, void* (*above_table)(size_t) = allocate_above_table>
 HAKMEM_INLINE void* allocate(size_t bytes) {
   if (bytes > kMaxTableBytes) [[unlikely]]
-    return allocate_above_table(bytes);
+    return above_table(bytes);
   ThreadCache* cache = thread_state.cache;
-  return allocate_class(cache, cache->class_table[(bytes + 15) / 16], bytes);
+  return allocate_from<cold>(cache, cache->bin_table[(bytes + 15) / 16], bytes);
 }
 
-// The owner's free of a block: to the slab's list, with encoded link and key.
+// The owner's free of a block: to the thread's bin, with the free key.
 HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
   HAKMEM_ASSERT(slab->is_block_start(reinterpret_cast<uintptr_t>(block)));
-  if (block->looks_free()) [[unlikely]]
+  uint64_t key = free_key;
+  if (block->key == key) [[unlikely]]
     return free_suspect(block, slab);
-  block->mark_free();
-  block->set_next(slab->free);
-  slab->free = block;
   cache->exact.count_free(slab->size_class);
-  if (--slab->countdown == 0) [[unlikely]]
-    settle_slab(slab);
+  Bin* bin = slab->bin;
+  if (--bin->frees_left == 0) [[unlikely]]
+    return free_counted_out(block, slab);
+  block->key = key;
+  Block** top = bin->top;
+  __asm__("" : "+r"(bin));  // subtracts in place, see allocate_from()
+  --bin->top;
+  top[-1] = block;
 }
 
 // Frees what allocate() and its relatives returned; null is ignored. Ends the
@@ -146,10 +181,10 @@ HAKMEM_INLINE void free(void* address) {
   if (unit >= slab_map_units) [[unlikely]]
     return free_cold(address);
   Slab* slab = slab_map_records + unit;
-  ThreadCache* cache = thread_state.cache;
-  if (slab->owner.load(std::memory_order_relaxed) != cache->tag()) [[unlikely]]
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  if (owner_word != thread_state.cache->tag()) [[unlikely]]
     return free_cold(address);
-  free_owned(cache, slab, static_cast<Block*>(address));
+  free_owned(reinterpret_cast<ThreadCache*>(owner_word), slab, static_cast<Block*>(address));
 }
 
 }  // namespace hakmem

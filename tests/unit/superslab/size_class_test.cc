@@ -39,12 +39,6 @@ TEST(SizeClass, RoundingIsBounded) {
   }
 }
 
-TEST(SizeClass, TheTableOfThreadCachesAgrees) {
-  constexpr ClassTable kTable = make_class_table();
-  for (size_t bytes = 0; bytes <= kMaxTableBytes; ++bytes)
-    ASSERT_EQ(kTable[(bytes + 15) / 16], size_class_of(bytes)) << bytes;
-}
-
 TEST(SizeClass, ShapesWasteLittle) {
   for (const ClassShape& shape : kClassShapes) {
     size_t span = shape.units * kUnitBytes;

@@ -66,11 +66,6 @@ TEST_F(SlabTest, TheKeySaysFree) {
   EXPECT_FALSE(one->looks_free());
 }
 
-TEST_F(SlabTest, TheEmptyBlockEndsEveryList) {
-  EXPECT_FALSE(Block::is_valid(empty_block.distance()));
-  EXPECT_FALSE(empty_block.looks_free());
-}
-
 TEST_F(SlabTest, AnOverwrittenLinkEndsTheProcess) {
   Block* one = block(3);
   std::string message = "^hakmem: corrupted free list, a freed block was written to: 0x[0-9a-f]+\n$";

@@ -1,0 +1,63 @@
+// The cold side of bins: what happens when the frees that were counted out have
+// come, and the way of blocks back to their slabs.
+#include <string.h>
+
+#include "allocator/thread_cache/internal.h"
+
+namespace hakmem {
+namespace {
+
+Slab* slab_of(Block* block) {
+  size_t unit = (reinterpret_cast<uintptr_t>(block) - slab_map_base) >> kUnitShift;
+  if (unit >= slab_map_units) [[unlikely]]
+    return heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
+  return slab_map_records[unit].head();
+}
+
+}  // namespace
+
+void return_to_slab(ThreadCache* cache, Block* block) {
+  Slab* slab = slab_of(block);
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  // The thread may have turned away from the slab since, and another claimed it.
+  if (owner_word != cache->tag()) [[unlikely]]
+    return give_back(cache, slab, block, owner_word);
+  block->set_next(slab->free);
+  slab->free = block;
+  if (--slab->countdown == 0) [[unlikely]]
+    settle_slab(cache, slab);
+}
+
+void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
+  uint32_t blocks = cache->blocks_in_bin(size_class);
+  if (blocks <= kept) return;
+  uint32_t count = blocks - kept;
+  Bin& bin = cache->bins[size_class];
+  Block** bottom = cache->bottom(size_class);
+  Block** top = bin.top;
+  Block* oldest[kMaxBinBlocks];
+  memcpy(oldest, bottom - count, count * sizeof(Block*));
+  // Empty meanwhile: in a child forked in between, blocks may be lost but never
+  // stand in two places.
+  bin.top = bottom;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  memmove(bottom - kept, top, kept * sizeof(Block*));
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  bin.top = bottom - kept;
+  for (uint32_t i = 0; i < count; ++i) return_to_slab(cache, oldest[i]);
+}
+
+void free_counted_out(Block* block, Slab* slab) {
+  ThreadCache* cache = thread_state.cache;  // owns the slab
+  uint32_t size_class = slab->size_class;
+  Bin& bin = cache->bins[size_class];
+  bin.frees_left = 1;  // the block is not in it yet
+  open_bin(cache, size_class);
+  const BinShape& shape = kBinShapes[size_class];
+  if (cache->blocks_in_bin(size_class) == shape.capacity) flush_bin(cache, size_class, shape.kept);
+  block->mark_free();
+  *--bin.top = block;
+  close_bin(cache, size_class);
+}
+
+}  // namespace hakmem

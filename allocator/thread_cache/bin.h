@@ -1,0 +1,61 @@
+// A bin: the free blocks of one class that a thread has at hand, last in, first
+// out, so that what comes next was used last and stands in the processor's cache.
+//
+// The blocks stand in an array that fills downwards from a slot that is null:
+// taking from an empty bin shows in the value that is read, and needs no count.
+// The array lies apart from the blocks, so that no write through a stale
+// pointer reaches it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "allocator/superslab/slab.h"
+
+namespace hakmem {
+
+struct Bin {
+  Block** top;          // the next block to hand out; null when there is none
+  uint64_t frees_left;  // frees until the cold path looks at the bin: at most the room, plus one
+};
+
+// Size of a bin in words of 8 bytes, a scale that an address has for free.
+inline constexpr uint32_t kBinWords = sizeof(Bin) / sizeof(uint64_t);
+
+// The first word of a bin, as malloc finds it.
+using BinTop = Block**;
+static_assert(sizeof(BinTop) == sizeof(uint64_t) && offsetof(Bin, top) == 0);
+
+// Blocks that a refill brings at most. Fresh ones it bounds further (ClassShape::refill_objects).
+inline constexpr uint32_t kMaxRefillBlocks = 256;
+
+struct BinShape {
+  uint32_t capacity;
+  uint32_t kept;    // blocks that a full bin keeps when it gives the oldest back
+  uint32_t bottom;  // index of the null slot among the slots of a cache
+};
+
+inline constexpr size_t kBinBytes = 128 * kKiB;
+inline constexpr uint32_t kMaxBinBlocks = 1024;
+inline constexpr uint32_t kMinBinBlocks = 16;
+
+constexpr std::array<BinShape, kSizeClassCount> make_bin_shapes() {
+  std::array<BinShape, kSizeClassCount> shapes{};
+  uint32_t next = 0;
+  for (uint32_t i = 0; i < kSizeClassCount; ++i) {
+    size_t blocks = kBinBytes / kClassShapes[i].block_bytes;
+    uint32_t capacity = static_cast<uint32_t>(blocks > kMaxBinBlocks ? kMaxBinBlocks : blocks);
+    if (capacity < kMinBinBlocks) capacity = kMinBinBlocks;
+    // Of the largest a bin keeps few: what it holds is resident.
+    uint32_t kept = kClassShapes[i].block_bytes > 16 * kKiB ? 4 : capacity / 2;
+    shapes[i] = {capacity, kept, next + capacity};
+    next += capacity + 1;
+  }
+  return shapes;
+}
+
+inline constexpr auto kBinShapes = make_bin_shapes();
+inline constexpr size_t kBinSlots = kBinShapes[kSizeClassCount - 1].bottom + 1;
+
+}  // namespace hakmem
