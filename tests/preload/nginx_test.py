@@ -102,7 +102,8 @@ class NginxTest(harness.PreloadTest):
             file.write(text.replace("USER", f"user {user};" if user else ""))
         subprocess.run([harness.program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
                         "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-                        "-keyout", "key.pem", "-out", "certificate.pem"], check=True, capture_output=True, cwd=self.scratch)
+                        "-keyout", "key.pem", "-out", "certificate.pem"], check=True, capture_output=True,
+                       cwd=self.scratch)
 
     def start(self, **variables):
         self.process = self.enterContext(harness.server(
