@@ -147,7 +147,7 @@ class Program:
         self.process.stdout.close()
         self.errors.close()
         for page in pathlib.Path(self.pages).glob(f"hakmem.*.{self.pid}.*"):
-            page.unlink()
+            page.unlink(missing_ok=True)  # an exporter of the machine may have been here
 
     def wait_for_endpoint(self):
         wait_until(lambda: is_serving(self.port), f"an endpoint; stderr: {self.error_text()}")

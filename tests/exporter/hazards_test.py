@@ -176,7 +176,7 @@ class Fork(unittest.TestCase):
                        == f"127.0.0.1:{program.port}"]
             self.assertEqual(len(daemons), 1)
             os.kill(daemons[0], signal.SIGKILL)
-            pages[daemons[0]].unlink()
+            pages[daemons[0]].unlink(missing_ok=True)
 
     def test_fork_while_scraped(self):
         with Program() as program:
