@@ -7,6 +7,7 @@ share of CPU time that goes into new slabs, step by step.
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -56,11 +57,16 @@ def build_batch(objects: int) -> Allocator:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def batch_table(title: str, values: dict[str, dict[str, float]], digits: int, marks: dict[str, dict[str, str]]) -> str:
+def significant(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def batch_table(title: str, values: dict[str, dict[str, float]], marks: dict[str, dict[str, str]]) -> str:
     """A row a test, a column a batch: the value and its ratio to adaptive."""
     names = list(next(iter(values.values())))
     rows = [
-        [test, *(f"{v:.{digits}f} ({v / by[ADAPTIVE]:.2f}){marks.get(test, {}).get(n, '')}" for n, v in by.items())]
+        [test, *(f"{significant(v)} ({v / by[ADAPTIVE]:.2f}){marks.get(test, {}).get(n, '')}" for n, v in by.items())]
         for test, by in values.items()
     ]
     means = [geometric_mean([by[name] / by[ADAPTIVE] for by in values.values()]) for name in names]
@@ -77,7 +83,7 @@ def throughput_table(document: dict) -> str:
         noise = noise_in(document, TIME).tests[test]
         verdicts = {name: judge(times[ADAPTIVE], times[name], noise)[1] for name in times}
         marks[test] = {name: "*" for name, verdict in verdicts.items() if verdict in ("better", "worse")}
-    return batch_table("Throughput, M operations/s (against adaptive)", values, 2, marks) + (
+    return batch_table("Throughput, M operations/s (against adaptive)", values, marks) + (
         "\n\n`*`: significant (p < 0.01) and above the noise."
     )
 
@@ -86,14 +92,14 @@ def tables(document: dict) -> str:
     parts = [throughput_table(document)]
     percent = {test: {n: 100 * v for n, v in by.items()} for test, by in document["l1d_misses"].items()}
     title = f"L1d misses, % of data references, cachegrind with {L1D} (against adaptive)"
-    parts.append(batch_table(title, percent, 3, {}))
+    parts.append(batch_table(title, percent, {}))
     if hardware := document["counters"]:
         for key, title in (
             ("instructions_per_cycle", "Instructions a cycle"),
             ("l1d_misses_per_load", "L1d misses a load"),
         ):
             values = {test: {name: counts[key] for name, counts in by.items()} for test, by in hardware.items()}
-            parts.append(batch_table(f"{title}, hardware counters (against adaptive)", values, 3, {}))
+            parts.append(batch_table(f"{title}, hardware counters (against adaptive)", values, {}))
     else:
         parts.append("This machine has no hardware counters that perf may read: no instructions a cycle.")
     rows = [
