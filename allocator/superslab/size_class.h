@@ -64,10 +64,12 @@ inline constexpr uint32_t kRefillObjects = HAKMEM_REFILL_OBJECTS;
 
 constexpr ClassShape make_shape(uint32_t size_class) {
   size_t bytes = class_bytes(size_class);
-  // At least eight objects a slab, so that at most 1/9 of it is left over; four
-  // to seven of the largest, which leave up to a fifth, untouched.
+  // The smallest span of which at most an eighth is left over. Small spans: what
+  // a thread keeps of a class that it seldom uses is one slab. Of the large
+  // classes it is a slab of one to five blocks.
+  size_t fewest = bytes <= kUnitBytes / 2 ? 4 : 1;
   uint32_t units = 1;
-  while (units < 16 && units * kUnitBytes / bytes < 8) units *= 2;
+  while (units * kUnitBytes / bytes < fewest || units * kUnitBytes % bytes * 8 > units * kUnitBytes) ++units;
   size_t span = units * kUnitBytes;
   uint32_t capacity = static_cast<uint32_t>(span / bytes);
   size_t objects = kRefillBytes / bytes;

@@ -171,6 +171,7 @@ class SuperslabHeap {
 
  private:
   static constexpr uint32_t kMaxRemaps = 4;
+  static constexpr uint32_t kDirtyTries = 16;  // superslabs looked at for a run that holds pages
 
   struct Bin {
     Superslab* first = nullptr;
@@ -178,10 +179,22 @@ class SuperslabHeap {
   };
 
   // The fullest superslab that has a run of `units`: what is nearly empty gets
-  // the chance to become empty, and is purged whole.
+  // the chance to become empty, and is purged whole. But one where such a run
+  // still holds pages goes before it, if one is near: it costs no page fault,
+  // and no memory beside what is held back already.
   Superslab* find_superslab(uint32_t units) const HAKMEM_REQUIRES(lock_) {
     uint64_t candidates = bins_in_use_ >> units << units;
-    return candidates == 0 ? nullptr : bins_[__builtin_ctzll(candidates)].first;
+    if (candidates == 0) return nullptr;
+    Superslab* fullest = bins_[__builtin_ctzll(candidates)].first;
+    if (retained_bytes() < units * kUnitBytes) return fullest;
+    uint32_t tries = kDirtyTries;
+    for (; candidates != 0; candidates &= candidates - 1)
+      for (Superslab* superslab = bins_[__builtin_ctzll(candidates)].first; superslab != nullptr;
+           superslab = superslab->next) {
+        if (run_starts(superslab->dirty, units) != 0) return superslab;
+        if (--tries == 0) return fullest;
+      }
+    return fullest;
   }
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {

@@ -14,6 +14,26 @@ Slab* slab_of(Block* block) {
   return slab_map_records[unit].head();
 }
 
+// Counts what the bins of big classes hold; `size_class` has just changed.
+void count_big_bytes(ThreadCache* cache, uint32_t size_class) {
+  ClassState& state = cache->classes[size_class];
+  uint32_t blocks = cache->blocks_in_bin(size_class);
+  cache->big_bytes += (size_t{blocks} - state.big_blocks) * kClassShapes[size_class].block_bytes;
+  state.big_blocks = blocks;
+}
+
+// Whether the thread may keep one more block of a big class.
+bool has_room_for_big(ThreadCache* cache, uint32_t size_class) {
+  const BinShape& shape = kBinShapes[size_class];
+  if (cache->blocks_in_bin(size_class) == shape.capacity) return false;
+  size_t bytes = kClassShapes[size_class].block_bytes;
+  count_big_bytes(cache, size_class);
+  if (cache->big_bytes + bytes <= kBigBytes) return true;
+  // Allocations took from the others meanwhile.
+  for (uint32_t i = kSizeClassCount; kBinShapes[--i].is_big;) count_big_bytes(cache, i);
+  return cache->big_bytes + bytes <= kBigBytes;
+}
+
 }  // namespace
 
 void return_to_slab(ThreadCache* cache, Block* block) {
@@ -54,9 +74,13 @@ void free_counted_out(Block* block, Slab* slab) {
   bin.frees_left = 1;  // the block is not in it yet
   open_bin(cache, size_class);
   const BinShape& shape = kBinShapes[size_class];
-  if (cache->blocks_in_bin(size_class) == shape.capacity) flush_bin(cache, size_class, shape.kept);
   block->mark_free();
-  *--bin.top = block;
+  if (shape.is_big && !has_room_for_big(cache, size_class)) {
+    return_to_slab(cache, block);
+  } else {
+    if (cache->blocks_in_bin(size_class) == shape.capacity) flush_bin(cache, size_class, shape.kept);
+    *--bin.top = block;
+  }
   close_bin(cache, size_class);
 }
 

@@ -34,11 +34,17 @@ struct BinShape {
   uint32_t capacity;
   uint32_t kept;    // blocks that a full bin keeps when it gives the oldest back
   uint32_t bottom;  // index of the null slot among the slots of a cache
+  bool is_big;
 };
 
-inline constexpr size_t kBinBytes = 128 * kKiB;
+inline constexpr size_t kBinBytes = 64 * kKiB;
 inline constexpr uint32_t kMaxBinBlocks = 1024;
-inline constexpr uint32_t kMinBinBlocks = 16;
+inline constexpr uint32_t kMinBinBlocks = 8;
+
+// Each free of a block above this size is looked at, since what a thread keeps
+// of all big classes together is bounded: by kBigBytes.
+inline constexpr size_t kBigBlockBytes = 32 * kKiB;
+inline constexpr size_t kBigBytes = 1 * kMiB;
 
 constexpr std::array<BinShape, kSizeClassCount> make_bin_shapes() {
   std::array<BinShape, kSizeClassCount> shapes{};
@@ -47,9 +53,7 @@ constexpr std::array<BinShape, kSizeClassCount> make_bin_shapes() {
     size_t blocks = kBinBytes / kClassShapes[i].block_bytes;
     uint32_t capacity = static_cast<uint32_t>(blocks > kMaxBinBlocks ? kMaxBinBlocks : blocks);
     if (capacity < kMinBinBlocks) capacity = kMinBinBlocks;
-    // Of the largest a bin keeps few: what it holds is resident.
-    uint32_t kept = kClassShapes[i].block_bytes > 16 * kKiB ? 4 : capacity / 2;
-    shapes[i] = {capacity, kept, next + capacity};
+    shapes[i] = {capacity, capacity / 2, next + capacity, kClassShapes[i].block_bytes > kBigBlockBytes};
     next += capacity + 1;
   }
   return shapes;

@@ -243,8 +243,9 @@ void free_suspect(Block* block, Slab* slab) {
 
 void settle_slab(ThreadCache* cache, Slab* slab) {
   if (slab->state == SlabState::Current) {
+    cache->classes[slab->size_class].current = nullptr;
     settle_and_count(cache, slab);
-    return slab->set_countdown(kNoThreshold);
+    return place(cache, slab);
   }
   displace(cache, slab);
   place(cache, slab);

@@ -38,14 +38,16 @@ inline void open_bin(ThreadCache* cache, uint32_t size_class) {
   if constexpr (kBuild.stats) count_allocations(cache, size_class);
 }
 inline void close_bin(ThreadCache* cache, uint32_t size_class) {
-  uint32_t capacity = kBinShapes[size_class].capacity;
+  const BinShape& shape = kBinShapes[size_class];
+  uint32_t blocks = cache->blocks_in_bin(size_class);
+  uint32_t room = shape.is_big ? 0 : shape.capacity - blocks;
   if constexpr (kBuild.stats) {
     auto& countdown = cache->classes[size_class].countdown;
-    if (countdown.until_sample < capacity) [[unlikely]]
-      return stop_at_sample(cache, size_class);
-    countdown.blocks_and_frees = capacity + 1;
+    if (countdown.until_sample < blocks + room) [[unlikely]]
+      return stop_at_sample(cache, size_class, room);
+    countdown.blocks_and_frees = blocks + room + 1;
   }
-  cache->bins[size_class].frees_left = capacity - cache->blocks_in_bin(size_class) + 1;
+  cache->bins[size_class].frees_left = room + 1;
 }
 
 // Gives back the oldest blocks of an open bin but for `kept`.

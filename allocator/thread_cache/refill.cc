@@ -83,7 +83,7 @@ Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
     batch = {carve(cache, bin, slab, fresh < limit ? fresh : limit), RefillSource::FreshCarve};
   }
   slab->used += batch.count;
-  slab->set_countdown(kNoThreshold);
+  slab->set_countdown(slab->used);  // when all of them came back it is not kept
   HAKMEM_ASSERT(slab->is_consistent());
   return batch;
 }
@@ -138,7 +138,9 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
     if (batch.count > 0) return batch;
     Slab* exhausted = state.current;
     state.current = nullptr;
-    if (!abandon(cache, exhausted)) place(cache, exhausted);
+    // Of a slab of few blocks the next free comes soon, and would have to claim it.
+    bool is_kept = kBinShapes[size_class].is_big && !has_other_threads();
+    if (is_kept || !abandon(cache, exhausted)) place(cache, exhausted);
   }
   cache->counters.follow_sink(cache->shard);
   heap.decay(cache->shard);

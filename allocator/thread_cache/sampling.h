@@ -31,8 +31,9 @@ inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
   cache->counters.add<metrics::Metric::kAllocations>(size_class, allocations);
 }
 
-// Closes a bin that would offer more objects than may be allocated before the sample.
-HAKMEM_COLD void stop_at_sample(ThreadCache* cache, uint32_t size_class);
+// Closes a bin that with what it has and frees to come, `room` of them, would
+// offer more objects than may be allocated before the sample.
+HAKMEM_COLD void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t room);
 
 // The class's countdown is at 0: draws the first one, or places the object that
 // is due and draws the next. Returns the object; null when none is due, or there

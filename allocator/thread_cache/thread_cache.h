@@ -45,6 +45,7 @@ struct ClassState {
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
   uint32_t carve_doublings = 0;  // by which refills carve more, while they find nothing else
+  uint32_t big_blocks = 0;       // of a big class: in its bin when big_bytes was counted last
   SampleCountdown countdown;     // builds with statistics
 };
 
@@ -84,6 +85,7 @@ struct alignas(64) ThreadCache {
   ClassState classes[kSizeClassCount]{};
   RandomGenerator random{1};
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
+  size_t big_bytes = 0;                  // in the bins of big classes, as of their last frees
   [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
   uint32_t shard = 0;  // of the counters
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
