@@ -44,7 +44,7 @@ def build_batch(objects: int) -> Allocator:
     """The release library with a fixed refill batch, built beside the presets."""
     folder = ROOT / "build" / f"refill-{objects}"
     print(f"bench: building with a refill batch of {objects}", file=sys.stderr, flush=True)
-    bounds = f"-DHAKMEM_REFILL_OBJECTS={objects} -DHAKMEM_REFILL_BYTES={NO_BOUND_IN_BYTES}"
+    bounds = f"-DHAKMEM_REFILL_OBJECTS={objects} -DHAKMEM_REFILL_BYTES={NO_BOUND_IN_BYTES} -DHAKMEM_REFILL_DOUBLINGS=0"
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
     configure += ["-DHAKMEM_BUILD=release", "-DHAKMEM_TESTS=OFF", f"-DCMAKE_CXX_FLAGS={bounds}"]
     for command in (configure, ["cmake", "--build", str(folder), "--target", "hakmem"]):
