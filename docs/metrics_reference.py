@@ -41,8 +41,8 @@ INTRODUCTION = """\
 
 Every family below is exported under exactly this name by the embedded endpoint (`HAKMEM_LISTEN`) and, with the
 further labels `pid` and `comm`, by `hakmem-exporter`. The telemetry library counts on cold paths only: at refills
-of thread caches and at state changes of slabs. Gauges are measured when the endpoint is scraped, and by processes
-without one at most once a second and for at most 1 % of the time.
+of thread caches, when their bins are full, and at state changes of slabs. Gauges are measured when the endpoint is
+scraped, and by processes without one at most once a second and for at most 1 % of the time.
 
 ## Reading the figures
 
@@ -61,7 +61,7 @@ those labels, and processes that descend from it with them.
 | --- | --- | --- |
 | `live` | what the program asked for and holds | slabs, less thread caches and rounding; at most what is resident |
 | `internal_fragmentation` | rounding up to size classes | sizes of requests observed at refills; exact for large and huge |
-| `thread_cache` | free objects waiting in thread caches | the lists of the threads |
+| `thread_cache` | free objects waiting in thread caches | the bins of the threads |
 | `slab_free` | free objects and uncarved room in slabs that hold objects | resident pages of those slabs, less the above |
 | `empty_slab` | slabs without a single object | resident pages of those slabs |
 | `retained` | free units of superslabs and freed huge mappings, kept for reuse | resident pages |

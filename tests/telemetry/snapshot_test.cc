@@ -121,8 +121,8 @@ TEST(Snapshot, ATruncatedFileIsNotReadBeyondItsEnd) {
 
 TEST(Snapshot, APageThatGrewIsReadAsFarAsTheCallerKnowsIt) {
   MadePage page(4);
-  page.slots()[0] = 5;
-  page.slots()[3 * metrics::kShardSlots] = 7;
+  page.slots()[metrics::kFirstSlot<Metric::kRefills>] = 5;
+  page.slots()[3 * metrics::kShardSlots + metrics::kFirstSlot<Metric::kRefills>] = 7;
   Snapshot snapshot;
   ASSERT_TRUE(read_snapshot(page.data(), page_bytes(2), &snapshot).good());
   EXPECT_EQ(snapshot.counter(Metric::kRefills, 0), 5u);

@@ -30,12 +30,14 @@ TEST(Catalogue, SlotsOfAStorageDoNotOverlapAndLeaveNoGap) {
 }
 
 TEST(Catalogue, SlotsFollowTheLabels) {
+  EXPECT_EQ(shape_of(Metric::kAllocations).slots(), kSizeClassCount);
   EXPECT_EQ(shape_of(Metric::kRefills).slots(), kSizeClassCount * 5);
   EXPECT_EQ(shape_of(Metric::kSamples).slots(), 1u);
   EXPECT_EQ(shape_of(Metric::kSuperslabRefillTime).slots(), 4 * (kHistogramBuckets + 1));
   EXPECT_EQ(shape_of(Metric::kSlabs).slots(), kSizeClassCount * 8);
-  EXPECT_EQ(kFirstSlot<Metric::kRefills>, 0u);
-  EXPECT_EQ(kFirstSlot<Metric::kRefillObjects>, shape_of(Metric::kRefills).slots());
+  EXPECT_EQ(kFirstSlot<Metric::kAllocations>, 0u);
+  EXPECT_EQ(kFirstSlot<Metric::kRefills>, kSizeClassCount);
+  EXPECT_EQ(kFirstSlot<Metric::kRefillObjects>, kSizeClassCount * (1 + 5));
 }
 
 TEST(Catalogue, NamesAreUniqueAndTyped) {
