@@ -19,8 +19,12 @@ PYTHON = "/usr/bin/python3"
 # Told apart by colour-blind readers and in grey (Okabe and Ito 2008); hakmem has the first.
 COLOURS = ("#D55E00", "#7F7F7F", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "oDs^vPX*"
-WIDE_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 10, 20, 40)
-NARROW_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)
+# For axes that span a factor of up to 3, up to 15, and more.
+TICKS = (
+    (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2),
+    (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 10),
+    (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+)
 PANEL_COLUMNS = 3
 
 
@@ -77,7 +81,8 @@ def _ratio_panel(axes, document: dict, metric: Metric) -> None:
     axes.axvline(1, color="black", linewidth=0.8, zorder=2)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    ticks = WIDE_TICKS if high / low > 3 else NARROW_TICKS
+    span = high / low
+    ticks = TICKS[0 if span <= 3 else 1 if span <= 15 else 2]
     axes.set_xticks([tick for tick in ticks if low <= tick <= high])
     axes.set_xticks([], minor=True)
     axes.get_xaxis().set_major_formatter("{x:g}")
