@@ -130,6 +130,17 @@ HeapTotals heap_totals() {
             argument);
       },
       &totals);
+  // What waits in thread caches is not in use.
+  metrics::heap_view.visit_threads(
+      [](void* argument, const metrics::ThreadCacheView& cache) {
+        auto& sums = *static_cast<HeapTotals*>(argument);
+        for (uint32_t i = 0; i < kSizeClassCount; ++i) {
+          size_t bytes = size_t{cache.listed[i]} * kClassShapes[i].block_bytes;
+          sums.used_bytes -= bytes < sums.used_bytes ? bytes : sums.used_bytes;
+          sums.free_blocks += cache.listed[i];
+        }
+      },
+      &totals);
   totals.free_bytes = totals.superslab_bytes > totals.used_bytes ? totals.superslab_bytes - totals.used_bytes : 0;
   metrics::heap_view.visit_huge(
       [](void* argument, const metrics::HugeView& huge) {

@@ -31,11 +31,11 @@ size_t purge_all();
 // Figures of the whole heap, computed from slab state when asked.
 struct HeapTotals {
   size_t superslab_bytes;  // committed
-  size_t used_bytes;       // handed out: live objects and thread caches, large and huge
+  size_t used_bytes;       // live objects, large and huge; thread caches are not in use
   size_t free_bytes;       // committed superslab bytes that are not handed out
   size_t retained_bytes;   // of those: whole units that still hold pages
   size_t slabs;
-  size_t free_blocks;  // in slabs
+  size_t free_blocks;  // in slabs and thread caches
   size_t huge_allocations;
   size_t huge_bytes;
 };

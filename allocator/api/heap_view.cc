@@ -95,6 +95,10 @@ HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::Threa
       view.listed[size_class] = cache->blocks_in_bin(size_class);
     visit(argument, view);
   }
+  metrics::ThreadCacheView pooled{};
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
+    pooled.listed[size_class] = heap.pool.pooled_blocks(size_class);
+  visit(argument, pooled);
 }
 
 void visit_reservations(void (*visit)(void*, const metrics::RangeView&), void* argument) {

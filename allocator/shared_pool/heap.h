@@ -27,10 +27,12 @@ struct Heap {
   }
 
   // Lets time pass: gives back a part of what was retained for long. Called on
-  // cold paths, does something once a second, and that is bounded.
-  void decay(uint32_t shard) {
-    if (decay_clock.is_due(coarse_milliseconds())) [[unlikely]]
-      decay_now(shard);
+  // cold paths, does something once a second, and that is bounded. True when it did.
+  bool decay(uint32_t shard) {
+    if (!decay_clock.is_due(coarse_milliseconds())) [[likely]]
+      return false;
+    decay_now(shard);
+    return true;
   }
   HAKMEM_COLD void decay_now(uint32_t shard);
 

@@ -1,10 +1,17 @@
-// The shared pool: part-full slabs that no thread owns, by size class. Threads
-// that end leave theirs here, and threads that refill adopt them before they
-// take fresh memory.
+// The shared pool: what threads hand to each other, by size class.
+//
+// Blocks: a thread that frees more than it allocates gives them away by the
+// batch, and one that allocates more takes them: a block then crosses threads
+// for an instruction or two. They count as used in their slabs.
+//
+// Slabs: part-full ones that no thread owns. Threads that end leave theirs here,
+// and threads that refill adopt them before they take fresh memory.
 //
 // While a slab is pooled every free into it goes to its remote list; the free
 // that makes it empty takes it out and retires it.
 #pragma once
+
+#include <string.h>
 
 #include <atomic>
 #include <cstdint>
@@ -62,6 +69,51 @@ class SharedPool {
     return true;
   }
 
+  // Takes over all of the blocks, or none when there is no room for them.
+  bool give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count) {
+    Blocks& pooled = blocks_[size_class];
+    if (pooled.count.load(std::memory_order_relaxed) + count > most_blocks(size_class)) return false;
+    LockGuard guard(lock_);
+    uint32_t have = pooled.count.load(std::memory_order_relaxed);
+    if (have + count > most_blocks(size_class)) return false;
+    memcpy(pooled.blocks + have, blocks, count * sizeof(Block*));
+    pooled.count.store(have + count, std::memory_order_relaxed);
+    return true;
+  }
+
+  // Moves at most `limit` blocks, the last that were given, to where they end at
+  // `end`; returns how many.
+  uint32_t take_blocks(uint32_t size_class, Block** end, uint32_t limit) {
+    Blocks& pooled = blocks_[size_class];
+    if (pooled.count.load(std::memory_order_relaxed) == 0) return 0;
+    LockGuard guard(lock_);
+    uint32_t have = pooled.count.load(std::memory_order_relaxed);
+    uint32_t count = have < limit ? have : limit;
+    memcpy(end - count, pooled.blocks + have - count, count * sizeof(Block*));
+    pooled.count.store(have - count, std::memory_order_relaxed);
+    pooled.was_taken_from.store(true, std::memory_order_relaxed);
+    return count;
+  }
+
+  // True when blocks are pooled that nobody took from since the last call.
+  bool has_idle_blocks(uint32_t size_class) {
+    Blocks& pooled = blocks_[size_class];
+    return !pooled.was_taken_from.exchange(false, std::memory_order_relaxed) &&
+           pooled.count.load(std::memory_order_relaxed) != 0;
+  }
+
+  uint32_t pooled_blocks(uint32_t size_class) const {
+    return blocks_[size_class].count.load(std::memory_order_relaxed);
+  }
+
+  // Whether the block is pooled; a guess while others give and take.
+  bool has_block(uint32_t size_class, const Block* block) const HAKMEM_NO_THREAD_ANALYSIS {
+    const Blocks& pooled = blocks_[size_class];
+    for (uint32_t i = 0; i < pooled.count.load(std::memory_order_relaxed); ++i)
+      if (pooled.blocks[i] == block) return true;
+    return false;
+  }
+
   RankedLock& lock() { return lock_; }
 
   // With no call under way.
@@ -76,6 +128,20 @@ class SharedPool {
   }
 
  private:
+  static constexpr uint32_t kMaxBlocks = 1024;
+  static constexpr size_t kMaxBlockBytes = 64 * kKiB;
+
+  struct Blocks {
+    std::atomic<uint32_t> count{0};           // written under lock_; read first, so that most refills take no lock
+    std::atomic<bool> was_taken_from{false};  // since has_idle_blocks() was asked last
+    Block* blocks[kMaxBlocks]{};
+  };
+
+  static uint32_t most_blocks(uint32_t size_class) {
+    size_t blocks = kMaxBlockBytes / kClassShapes[size_class].block_bytes;
+    return static_cast<uint32_t>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
+  }
+
   void forget(Slab* slab) HAKMEM_REQUIRES(lock_) {
     counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) - 1,
                                     std::memory_order_relaxed);
@@ -83,6 +149,7 @@ class SharedPool {
 
   RankedLock lock_{LockRank::kSharedPool};
   SlabList lists_[kSizeClassCount] HAKMEM_GUARDED_BY(lock_){};
+  Blocks blocks_[kSizeClassCount]{};
   std::atomic<uint32_t>
       counts_[kSizeClassCount]{};  // written under lock_; read first, so that most refills take no lock
 };

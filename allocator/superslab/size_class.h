@@ -57,10 +57,14 @@ struct ClassShape {
 #ifndef HAKMEM_REFILL_BYTES
 #define HAKMEM_REFILL_BYTES (4 * kKiB)
 #endif
+#ifndef HAKMEM_REFILL_DOUBLINGS
+#define HAKMEM_REFILL_DOUBLINGS 2
+#endif
 
 inline constexpr uint32_t kReciprocalShift = 42;
 inline constexpr size_t kRefillBytes = HAKMEM_REFILL_BYTES;
 inline constexpr uint32_t kRefillObjects = HAKMEM_REFILL_OBJECTS;
+inline constexpr uint32_t kRefillDoublings = HAKMEM_REFILL_DOUBLINGS;  // of both, while nothing comes back
 
 constexpr ClassShape make_shape(uint32_t size_class) {
   size_t bytes = class_bytes(size_class);

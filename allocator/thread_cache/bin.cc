@@ -48,14 +48,13 @@ void return_to_slab(ThreadCache* cache, Block* block) {
     settle_slab(cache, slab);
 }
 
-void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
+uint32_t take_oldest(ThreadCache* cache, uint32_t size_class, uint32_t kept, Block* (&oldest)[kMaxBinBlocks]) {
   uint32_t blocks = cache->blocks_in_bin(size_class);
-  if (blocks <= kept) return;
+  if (blocks <= kept) return 0;
   uint32_t count = blocks - kept;
   Bin& bin = cache->bins[size_class];
   Block** bottom = cache->bottom(size_class);
   Block** top = bin.top;
-  Block* oldest[kMaxBinBlocks];
   memcpy(oldest, bottom - count, count * sizeof(Block*));
   // Empty meanwhile: in a child forked in between, blocks may be lost but never
   // stand in two places.
@@ -64,23 +63,62 @@ void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
   memmove(bottom - kept, top, kept * sizeof(Block*));
   std::atomic_signal_fence(std::memory_order_seq_cst);
   bin.top = bottom - kept;
+  return count;
+}
+
+void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
+  Block* oldest[kMaxBinBlocks];
+  uint32_t count = take_oldest(cache, size_class, kept, oldest);
   for (uint32_t i = 0; i < count; ++i) return_to_slab(cache, oldest[i]);
 }
 
+void drain_pool(ThreadCache* cache, Drain drain) {
+  Block* blocks[kMaxBinBlocks];
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    if (drain == Drain::kIdle && !heap.pool.has_idle_blocks(size_class)) continue;
+    for (uint32_t count = heap.pool.take_blocks(size_class, blocks + kMaxBinBlocks, kMaxBinBlocks); count > 0; --count)
+      return_to_slab(cache, blocks[kMaxBinBlocks - count]);
+  }
+}
+
+namespace {
+
+// The bin has filled without an allocation: it gives half away, to threads that
+// allocate if they may want it, and fills less from now on.
+HAKMEM_COLD void shrink_bin(ThreadCache* cache, uint32_t size_class) {
+  uint32_t limit = bin_limit(cache, size_class);
+  if (limit / 2 >= kLeastBinLimit) limit /= 2;
+  cache->classes[size_class].bin_limit = limit;
+  Block* oldest[kMaxBinBlocks];
+  uint32_t count = take_oldest(cache, size_class, limit / 2, oldest);
+  if (!heap.pool.give_blocks(size_class, oldest, count))
+    for (uint32_t i = 0; i < count; ++i) return_to_slab(cache, oldest[i]);
+}
+
+}  // namespace
+
 void free_counted_out(Block* block, Slab* slab) {
-  ThreadCache* cache = thread_state.cache;  // owns the slab
+  ThreadCache* cache = thread_state.cache;
   uint32_t size_class = slab->size_class;
   Bin& bin = cache->bins[size_class];
   bin.frees_left = 1;  // the block is not in it yet
   open_bin(cache, size_class);
-  const BinShape& shape = kBinShapes[size_class];
-  block->mark_free();
-  if (shape.is_big && !has_room_for_big(cache, size_class)) {
-    return_to_slab(cache, block);
-  } else {
-    if (cache->blocks_in_bin(size_class) == shape.capacity) flush_bin(cache, size_class, shape.kept);
-    *--bin.top = block;
+  if constexpr (kBuild.stats) {
+    const SampleCountdown& countdown = cache->classes[size_class].countdown;
+    if (countdown.until_sample == 0 && !countdown.is_sampling) draw_first_sample(cache, size_class);
   }
+  if (kBinShapes[size_class].is_big) {
+    if (!has_room_for_big(cache, size_class)) {
+      block->mark_free();
+      return_to_slab(cache, block);
+      return close_bin(cache, size_class);
+    }
+  } else if (cache->blocks_in_bin(size_class) == bin_limit(cache, size_class)) {
+    shrink_bin(cache, size_class);
+  } else if (uint32_t& limit = cache->classes[size_class].bin_limit; limit < kMaxBinBlocks) {
+    limit *= 2;
+  }
+  push(bin, block);
   close_bin(cache, size_class);
 }
 

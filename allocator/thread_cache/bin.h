@@ -28,18 +28,21 @@ using BinTop = Block**;
 static_assert(sizeof(BinTop) == sizeof(uint64_t) && offsetof(Bin, top) == 0);
 
 // Blocks that a refill brings at most. Fresh ones it bounds further (ClassShape::refill_objects).
-inline constexpr uint32_t kMaxRefillBlocks = 256;
+inline constexpr uint32_t kMaxRefillBlocks = kRefillObjects << kRefillDoublings;
 
 struct BinShape {
-  uint32_t capacity;
-  uint32_t kept;    // blocks that a full bin keeps when it gives the oldest back
-  uint32_t bottom;  // index of the null slot among the slots of a cache
+  uint32_t capacity;  // slots; ClassState::bin_limit may be less
+  uint32_t bottom;    // index of the null slot among the slots of a cache
   bool is_big;
 };
 
 inline constexpr size_t kBinBytes = 64 * kKiB;
 inline constexpr uint32_t kMaxBinBlocks = 1024;
 inline constexpr uint32_t kMinBinBlocks = 8;
+
+// A bin that only takes frees shrinks its limit to this, if it has as many
+// slots: what stays in it afterwards keeps few slabs from becoming empty.
+inline constexpr uint32_t kLeastBinLimit = 128;
 
 // Each free of a block above this size is looked at, since what a thread keeps
 // of all big classes together is bounded: by kBigBytes.
@@ -53,7 +56,7 @@ constexpr std::array<BinShape, kSizeClassCount> make_bin_shapes() {
     size_t blocks = kBinBytes / kClassShapes[i].block_bytes;
     uint32_t capacity = static_cast<uint32_t>(blocks > kMaxBinBlocks ? kMaxBinBlocks : blocks);
     if (capacity < kMinBinBlocks) capacity = kMinBinBlocks;
-    shapes[i] = {capacity, capacity / 2, next + capacity, kClassShapes[i].block_bytes > kBigBlockBytes};
+    shapes[i] = {capacity, next + capacity, kClassShapes[i].block_bytes > kBigBlockBytes};
     next += capacity + 1;
   }
   return shapes;

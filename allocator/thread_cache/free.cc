@@ -82,9 +82,9 @@ __attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list
   return false;
 }
 
-// Whether a thread has the block in its bin: the owner of its slab, or one that
-// turned away from the slab since.
+// Whether a thread has the block in its bin, or the pool has it.
 __attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint32_t size_class) {
+  if (heap.pool.has_block(size_class, block)) return true;
   for (const ThreadCache* cache = registered_caches.load(std::memory_order_acquire); cache != nullptr;
        cache = cache->next_registered) {
     if constexpr (kBuild.stats) {
@@ -120,8 +120,8 @@ bool try_claim(ThreadCache* cache, Slab* slab) {
   return true;
 }
 
-// The first free into a slab that this thread has just claimed.
-void free_claimed(ThreadCache* cache, Slab* slab, Block* block) {
+// The first block that comes back to a slab that this thread has just claimed.
+void take_back_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t size_class = slab->size_class;
   block->set_next(slab->free);
   slab->free = block;
@@ -174,8 +174,28 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
     return free_sample(slab, block, cache->shard);
   }
   cache->exact.count_free(slab->size_class);
-  block->mark_free();
-  give_back(cache, slab, block, owner_word);
+  // Who frees into a slab that nobody owns will do so again.
+  if (owner_word == owner::kUnowned && !is_late(cache) && try_claim(cache, slab)) {
+    place(cache, slab);
+    tidy_class(cache, slab->size_class);
+    heap.decay(cache->shard);
+  }
+  put_into_bin(cache, slab, block);
+}
+
+// The shortest way for a live block of a slab of another thread.
+HAKMEM_INLINE bool free_of_other_thread(void* address) {
+  size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
+  ThreadCache* cache = thread_state.cache;
+  if (unit >= slab_map_units || cache == &empty_cache) return false;
+  Slab* slab = slab_map_records + unit;
+  auto* block = static_cast<Block*>(address);
+  // The owner may change meanwhile; that the block is live keeps the slab what it is.
+  if (slab->owner.load(std::memory_order_relaxed) < owner::kFirstThread) return false;
+  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address)) || block->looks_free()) return false;
+  cache->exact.count_free(slab->size_class);
+  put_into_bin(cache, slab, block);
+  return true;
 }
 
 void free_with(ThreadCache* cache, void* address) {
@@ -191,7 +211,7 @@ void free_with(ThreadCache* cache, void* address) {
 }  // namespace
 
 void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word) {
-  if (owner_word == owner::kUnowned && try_claim(cache, slab)) return free_claimed(cache, slab, block);
+  if (owner_word == owner::kUnowned && try_claim(cache, slab)) return take_back_claimed(cache, slab, block);
   push_remote(cache, slab, block);
 }
 
@@ -227,6 +247,8 @@ bool abandon(ThreadCache* cache, Slab* slab) {
 }
 
 void free_cold(void* address) {
+  if (free_of_other_thread(address)) [[likely]]
+    return;
   if (address == nullptr) return;
   ThreadCache* cache = current_cache();
   if (cache == nullptr) {

@@ -37,10 +37,14 @@ inline void set_bin(ThreadCache* cache, Slab* slab) { slab->bin = &cache->bins[s
 inline void open_bin(ThreadCache* cache, uint32_t size_class) {
   if constexpr (kBuild.stats) count_allocations(cache, size_class);
 }
+inline uint32_t bin_limit(const ThreadCache* cache, uint32_t size_class) {
+  uint32_t capacity = kBinShapes[size_class].capacity;
+  uint32_t limit = cache->classes[size_class].bin_limit;
+  return limit < capacity ? limit : capacity;
+}
 inline void close_bin(ThreadCache* cache, uint32_t size_class) {
-  const BinShape& shape = kBinShapes[size_class];
   uint32_t blocks = cache->blocks_in_bin(size_class);
-  uint32_t room = shape.is_big ? 0 : shape.capacity - blocks;
+  uint32_t room = kBinShapes[size_class].is_big ? 0 : bin_limit(cache, size_class) - blocks;
   if constexpr (kBuild.stats) {
     auto& countdown = cache->classes[size_class].countdown;
     if (countdown.until_sample < blocks + room) [[unlikely]]
@@ -50,8 +54,30 @@ inline void close_bin(ThreadCache* cache, uint32_t size_class) {
   cache->bins[size_class].frees_left = room + 1;
 }
 
-// Gives back the oldest blocks of an open bin but for `kept`.
+// Takes the oldest blocks but for `kept` out of an open bin into `oldest`; returns how many.
+uint32_t take_oldest(ThreadCache* cache, uint32_t size_class, uint32_t kept, Block* (&oldest)[kMaxBinBlocks]);
+
+// Gives the oldest blocks of an open bin back to their slabs, but for `kept`.
 void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept);
+
+// Gives pooled blocks back to their slabs: all, or those that nobody asked for.
+enum class Drain : uint8_t { kAll, kIdle };
+HAKMEM_COLD void drain_pool(ThreadCache* cache, Drain drain);
+
+// The slot before the top: see free_owned().
+inline void push(Bin& bin, Block* block) {
+  block->mark_free();
+  bin.top[-1] = block;
+  std::atomic_signal_fence(std::memory_order_release);
+  --bin.top;
+}
+
+// Puts a block that is being freed into the thread's bin, whoever owns its slab.
+inline void put_into_bin(ThreadCache* cache, Slab* slab, Block* block) {
+  Bin& bin = cache->bins[slab->size_class];
+  if (--bin.frees_left == 0) return free_counted_out(block, slab);
+  push(bin, block);
+}
 
 // Gives a block that was freed, and is in no bin any more, back to its slab.
 void return_to_slab(ThreadCache* cache, Block* block);

@@ -240,7 +240,9 @@ ThreadCache* start_thread() {
 }
 
 void flush_thread_cache() {
-  if (thread_state.phase == ThreadPhase::kRunning) flush(thread_state.cache);
+  if (thread_state.phase != ThreadPhase::kRunning) return;
+  flush(thread_state.cache);
+  drain_pool(thread_state.cache, Drain::kAll);
 }
 
 void adopt_orphans(ThreadCache* cache) {

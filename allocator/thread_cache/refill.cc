@@ -20,9 +20,6 @@ struct Batch {
   RefillSource source;
 };
 
-// A heap that grows is carved in steps of up to 16 KiB.
-constexpr uint32_t kMaxCarveDoublings = 2;
-
 // Sleeping slabs looked at for remote frees before fresh memory is taken.
 constexpr uint32_t kSleepersToCheck = 4;
 
@@ -79,7 +76,7 @@ Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
     batch.count = take_listed(bin, slab, slab->listed(), limit);
   } else if (slab->carved < slab->shape().capacity) {
     uint32_t fresh = slab->shape().refill_objects << doublings;
-    if (doublings < kMaxCarveDoublings) ++doublings;
+    if (doublings < kRefillDoublings) ++doublings;
     batch = {carve(cache, bin, slab, fresh < limit ? fresh : limit), RefillSource::FreshCarve};
   }
   slab->used += batch.count;
@@ -130,6 +127,17 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
   return {slab, RefillSource::NewSuperslab};
 }
 
+// From the pool into the empty bin; false when it has none. No refill: what is
+// in the pool counts as what is in bins.
+bool take_pooled(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
+  Bin& bin = cache->bins[size_class];
+  uint32_t count = heap.pool.take_blocks(size_class, bin.top, limit);
+  std::atomic_signal_fence(std::memory_order_release);
+  bin.top -= count;
+  if (count > 0) metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
+  return count > 0;
+}
+
 // Puts at most `limit` blocks into the class's empty bin; count 0 when there is no memory.
 Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   ClassState& state = cache->classes[size_class];
@@ -143,7 +151,7 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
     if (is_kept || !abandon(cache, exhausted)) place(cache, exhausted);
   }
   cache->counters.follow_sink(cache->shard);
-  heap.decay(cache->shard);
+  if (heap.decay(cache->shard)) drain_pool(cache, Drain::kIdle);
   NextSlab next = next_slab(cache, state, size_class);
   if (next.slab == nullptr) return {0, next.source};
   state.current = next.slab;
@@ -165,7 +173,8 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
 // The class's bin offers nothing, or nothing before a sample.
 [[gnu::noinline]] void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   open_bin(cache, size_class);
-  uint32_t limit = kBinShapes[size_class].kept < kMaxRefillBlocks ? kBinShapes[size_class].kept : kMaxRefillBlocks;
+  uint32_t limit = bin_limit(cache, size_class) / 2;
+  if (limit > kMaxRefillBlocks) limit = kMaxRefillBlocks;
   if constexpr (kBuild.stats) {
     auto& countdown = cache->classes[size_class].countdown;
     if (countdown.until_sample == 0) [[unlikely]] {
@@ -177,7 +186,7 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
     if (limit > countdown.until_sample) limit = countdown.until_sample;
   }
   Batch batch{0, RefillSource::OwnFrees};
-  if (cache->blocks_in_bin(size_class) == 0) {
+  if (cache->blocks_in_bin(size_class) == 0 && !take_pooled(cache, size_class, limit)) {
     batch = refill(cache, size_class, limit);
     if (batch.count == 0) {
       close_bin(cache, size_class);

@@ -71,6 +71,8 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
 
 }  // namespace
 
+void draw_first_sample(ThreadCache* cache, uint32_t size_class) { draw(cache, size_class); }
+
 void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t room) {
   auto& countdown = cache->classes[size_class].countdown;
   Bin& bin = cache->bins[size_class];
@@ -82,6 +84,8 @@ void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t room) {
   if (offered < blocks) {
     countdown.hidden_slot = bin.top + offered;
     countdown.hidden = *countdown.hidden_slot;
+    // In this order, and back in the other one: a forked child finds the block in either place.
+    std::atomic_signal_fence(std::memory_order_release);
     *countdown.hidden_slot = nullptr;
   }
   if (room > left - offered) room = left - offered;
@@ -91,6 +95,7 @@ void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t room) {
 
 void bring_back_hidden(SampleCountdown& countdown) {
   *countdown.hidden_slot = countdown.hidden;
+  std::atomic_signal_fence(std::memory_order_release);
   countdown.hidden = nullptr;
 }
 

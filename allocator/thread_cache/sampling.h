@@ -31,6 +31,9 @@ inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
   cache->counters.add<metrics::Metric::kAllocations>(size_class, allocations);
 }
 
+// For a thread that frees before it allocates.
+HAKMEM_COLD void draw_first_sample(ThreadCache* cache, uint32_t size_class);
+
 // Closes a bin that with what it has and frees to come, `room` of them, would
 // offer more objects than may be allocated before the sample.
 HAKMEM_COLD void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t room);

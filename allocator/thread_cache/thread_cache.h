@@ -44,6 +44,7 @@ struct ClassState {
   SlabList sleeping;        // owned, with too few of them
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
+  uint32_t bin_limit = 256;      // blocks that the bin may hold for now, if it has as many slots
   uint32_t carve_doublings = 0;  // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;       // of a big class: in its bin when big_bytes was counted last
   SampleCountdown countdown;     // builds with statistics
@@ -170,10 +171,11 @@ HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
   if (--bin->frees_left == 0) [[unlikely]]
     return free_counted_out(block, slab);
   block->key = key;
-  Block** top = bin->top;
-  __asm__("" : "+r"(bin));  // subtracts in place, see allocate_from()
+  bin->top[-1] = block;
+  // The slot before the top, so that a child forked in between loses the block
+  // but finds none twice. And the compiler subtracts in place, see allocate_from().
+  __asm__("" : "+r"(bin) : : "memory");
   --bin->top;
-  top[-1] = block;
 }
 
 // Frees what allocate() and its relatives returned; null is ignored. Ends the
