@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from allocators import HAKMEM, Allocator
+from errors import BenchError
 from report import opening
 from runner import Job, run_all
 
@@ -49,6 +50,15 @@ def reference_of(allocators: list[Allocator]) -> Allocator:
         (allocator for allocator in allocators if allocator.name == HAKMEM),
         next((allocator for allocator in allocators if allocator.peer), allocators[0]),
     )
+
+
+def check_writable(path: str | None) -> None:
+    """Before the long work: a --json FILE that cannot be written must not cost it."""
+    try:
+        if path:
+            Path(path).touch()
+    except OSError as error:
+        raise BenchError(f"--json {path}: {error.strerror}") from error
 
 
 def measure_document(

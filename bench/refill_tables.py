@@ -17,7 +17,7 @@ from typing import Callable
 
 import profilers
 from allocators import Allocator, preloaded
-from document import DEFAULT_BUILD_DIR, ROOT, measure_document
+from document import DEFAULT_BUILD_DIR, ROOT, check_writable, measure_document
 from errors import BenchError
 from profilers import L1D, SAMPLES_PER_SECOND, STEPS
 from report import TIME, noise_in, table, values_of
@@ -144,6 +144,7 @@ def each(title: str, jobs: list[Job], libraries: list[Allocator], parallel: int,
 def refill(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     build_dir = options.build_dir.resolve()
+    check_writable(options.json)
     workloads = selected_workloads(options.only, quick=False)
     path = build_dir / "libhakmem.so"
     if not path.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 import plots
 from allocators import HAKMEM, find_allocators
 from compare import compare
-from document import DEFAULT_BUILD_DIR, measure_document
+from document import DEFAULT_BUILD_DIR, check_writable, measure_document
 from errors import BenchError
 from programs import PROGRAMS, selected_programs
 from refill_tables import refill
@@ -111,12 +111,7 @@ def run_bench(options: argparse.Namespace) -> int:
         workloads = selected_workloads(options.only, options.quick)
         jobs = macro_jobs(options.build_dir, workloads, options.quick)
         arguments = {workload.name: workload.arguments(options.quick) for workload in workloads}
-    # Before the long work: a path that cannot be written must not cost it.
-    if options.json:
-        try:
-            Path(options.json).touch()
-        except OSError as error:
-            raise BenchError(f"--json {options.json}: {error.strerror}") from error
+    check_writable(options.json)
     if options.plots:
         plots.prepare(options.plots)
     length = "quick" if options.quick else "full"

@@ -19,6 +19,7 @@ import profilers
 import refill_tables
 from allocators import preloaded
 from document import DEFAULT_BUILD_DIR, ROOT
+from errors import BenchError
 from refill_tables import ADAPTIVE, MUCH_SHORTER, build_batch, job_of
 from runner import Job
 from workloads import WORKLOADS
@@ -50,6 +51,17 @@ class JobTest(unittest.TestCase):
         larson = next(workload for workload in WORKLOADS if workload.name == "larson")
         self.assertEqual(job_of(BUILD, larson, 3).command[1:], [*larson.heap, "--rounds=300"])
         self.assertEqual(job_of(BUILD, larson, 10**9).command[-1], "--rounds=1")
+
+
+class ArgumentsTest(unittest.TestCase):
+    def test_bad_arguments_end_it_before_the_long_work(self):
+        for arguments, message in (
+            (["--json", "/nonexistent/x.json"], "--json /nonexistent/x.json: No such file"),
+            (["--only", "nothing"], "--only nothing: no such test"),
+            (["--build-dir", "/nonexistent"], "/nonexistent/libhakmem.so is missing"),
+        ):
+            with self.assertRaisesRegex(BenchError, message):
+                refill_tables.refill(arguments)
 
 
 class CountersTest(unittest.TestCase):
