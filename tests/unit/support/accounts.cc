@@ -5,6 +5,7 @@
 #include "allocator/api/statistics.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/lifetime.h"
 #include "tests/unit/support/counters.h"
 
 namespace hakmem::test {
@@ -62,6 +63,20 @@ uint64_t committed_superslabs() {
   return count;
 }
 
+void expect_allocations_counted() {
+  if (!kBuild.exact_counts) return;
+  LiveCounts uncounted{};
+  for (const ThreadCache* cache = registered_caches.load(); cache != nullptr; cache = cache->next_registered)
+    for (uint32_t i = 0; i < kSizeClassCount; ++i) {
+      uint64_t left = cache->blocks_in_bin(i) + cache->bins[i].frees_left;
+      uint64_t since = cache->classes[i].countdown.blocks_and_frees - left;
+      EXPECT_LE(since, kBinShapes[i].capacity) << "not counted yet in class " << i;
+      uncounted[i] += since;
+    }
+  for (uint32_t i = 0; i < metrics::kSizeClassCount; ++i)
+    EXPECT_EQ(counter<metrics::Metric::kAllocations>(i) + uncounted[i], exact_totals(i).allocations) << "class " << i;
+}
+
 void expect_books_balance(const LiveCounts& live) {
   EXPECT_TRUE(heap_is_consistent());
   LiveCounts viewed = live_by_view();
@@ -76,6 +91,7 @@ void expect_books_balance(const LiveCounts& live) {
       EXPECT_EQ(exact.allocations - exact.frees, live[i]) << "exact counts of class " << i;
     }
   }
+  expect_allocations_counted();
 }
 
 }  // namespace hakmem::test

@@ -14,6 +14,11 @@ LiveCounts live_by_view();
 // Objects waiting in thread caches, by class.
 LiveCounts listed_by_view();
 
+// Debug build: holds by class that the exact number of allocations is what
+// hakmem_allocations_total says and what each cache has allocated since its bin
+// was looked at last, which is at most what a bin holds.
+void expect_allocations_counted();
+
 // Objects of slabs of the class that are handed out as of their last settlement
 // (sampled slabs left out, which no refill is made from).
 LiveCounts used_in_slabs();
@@ -23,7 +28,7 @@ uint64_t committed_superslabs();
 // Holds all books against the live blocks of the models:
 //   view:      slab used - frees not settled - remote - listed == live
 //   counters:  refilled objects - collected objects == used, by class
-//   exact:     allocations - frees == live, by class
+//   exact:     allocations - frees == live, by class, and all allocations are counted
 void expect_books_balance(const LiveCounts& live);
 
 }  // namespace hakmem::test

@@ -1,7 +1,5 @@
-// Derived figures against exact counts, which only the debug build has:
-//   allocations == objects of refills + samples - objects still listed
-// holds by equality while nobody is in a call and no thread has ended (what an
-// ended thread had listed goes back uncounted).
+// The telemetry's counts, made at looks at a bin, against exact counts of every
+// call, which only the debug build has. They are equal while nobody is in a call.
 #include <gtest/gtest.h>
 
 #include <barrier>
@@ -20,7 +18,6 @@ namespace {
 
 using metrics::Metric;
 using test::counter;
-using test::LiveCounts;
 using test::Mailbox;
 using test::rounds;
 using test::ShadowHeap;
@@ -30,51 +27,35 @@ class DerivedCountsTest : public testing::Test {
   void SetUp() override {
     if (!kBuild.exact_counts) GTEST_SKIP() << "only the debug build counts every call";
   }
-
-  // Holds the equation by size class; with samples, which are counted for all classes together, in total.
-  static void expect_equal(bool by_class) {
-    LiveCounts listed = test::listed_by_view();
-    uint64_t exact_sum = 0, derived_sum = 0;
-    for (uint32_t i = 0; i < kSizeClassCount; ++i) {
-      uint64_t exact = exact_totals(i).allocations;
-      uint64_t derived = test::refill_objects(i) - listed[i];
-      if (by_class) {
-        ASSERT_EQ(exact, derived) << "class " << i;
-      }
-      exact_sum += exact;
-      derived_sum += derived;
-    }
-    ASSERT_EQ(exact_sum, derived_sum + counter<Metric::kSamples>());
-  }
 };
 
 // No alignment that takes a mapping of its own: those draw samples per call.
 constexpr ShadowHeap::Limits kSmall{
     .log2_max_bytes = 15, .max_blocks = 3000, .max_bytes = 32 * kMiB, .log2_max_alignment = 12};
 
-TEST_F(DerivedCountsTest, OneThreadWithoutSamples) {
-  test::SampleInterval interval(0);
-  ShadowHeap shadow(1, kSmall);
-  for (uint32_t i = 0; i < rounds(40000); ++i) {
-    shadow.step();
-    if (i % 1000 == 0) expect_equal(true);
-    if (HasFatalFailure()) return;
-  }
-  shadow.free_all();
-  expect_equal(true);
-}
-
 TEST_F(DerivedCountsTest, OneThreadWithSamples) {
   test::SampleInterval interval(20000);
   ShadowHeap shadow(2, kSmall);
   for (uint32_t i = 0; i < rounds(40000); ++i) {
     shadow.step();
-    if (i % 1000 == 0) expect_equal(false);
-    if (HasFatalFailure()) return;
+    if (i % 1000 == 0) test::expect_allocations_counted();
+    if (HasFailure()) return;
   }
   EXPECT_GT(counter<Metric::kSamples>(), 100u);
   shadow.free_all();
-  expect_equal(false);
+  test::expect_allocations_counted();
+}
+
+TEST_F(DerivedCountsTest, OneThreadWithoutSamples) {
+  test::SampleInterval interval(0);
+  ShadowHeap shadow(1, kSmall);
+  for (uint32_t i = 0; i < rounds(40000); ++i) {
+    shadow.step();
+    if (i % 1000 == 0) test::expect_allocations_counted();
+    if (HasFailure()) return;
+  }
+  shadow.free_all();
+  test::expect_allocations_counted();
 }
 
 TEST_F(DerivedCountsTest, ManyThreadsAtRest) {
@@ -93,7 +74,7 @@ TEST_F(DerivedCountsTest, ManyThreadsAtRest) {
         if (i % 8 == 0) mailboxes[thread].empty_into(shadow);
       }
       barrier.arrive_and_wait();
-      if (thread == 0) expect_equal(false);
+      if (thread == 0) test::expect_allocations_counted();
       barrier.arrive_and_wait();
     }
     mailboxes[thread].empty_into(shadow);
