@@ -13,7 +13,28 @@ namespace {
 
 uint32_t current_shard() { return thread_state.cache->shard; }
 
-void* move_block(void* address, size_t old_bytes, size_t bytes) {
+// Copied without a call into libc.
+constexpr size_t kMaxCopiedBytes = 128;
+
+// Copies 16 to 128 bytes, a multiple of 16; see clear_small().
+HAKMEM_INLINE void copy_small(void* to, const void* from, size_t bytes) {
+  auto* first_to = static_cast<Chunk*>(to);
+  auto* end_to = reinterpret_cast<Chunk*>(static_cast<char*>(to) + bytes);
+  auto* first = static_cast<const Chunk*>(from);
+  auto* end = reinterpret_cast<const Chunk*>(static_cast<const char*>(from) + bytes);
+  first_to[0] = first[0];
+  end_to[-1] = end[-1];
+  if (bytes <= 32) return;
+  first_to[1] = first[1];
+  end_to[-2] = end[-2];
+  if (bytes <= 64) return;
+  first_to[2] = first[2];
+  first_to[3] = first[3];
+  end_to[-3] = end[-3];
+  end_to[-4] = end[-4];
+}
+
+[[gnu::noinline]] void* move_any(void* address, size_t bytes, size_t old_bytes) {
   void* moved = allocate(bytes);
   if (moved == nullptr) return nullptr;
   memcpy(moved, address, old_bytes < bytes ? old_bytes : bytes);
@@ -21,18 +42,21 @@ void* move_block(void* address, size_t old_bytes, size_t bytes) {
   return moved;
 }
 
-void* reallocate_huge(void* address, size_t bytes) {
+void* free_to_nothing(void* address) {
+  free(address);
+  return nullptr;
+}
+
+// Not inlined: the other kinds need none of the registers that it saves.
+[[gnu::noinline]] void* reallocate_huge(void* address, size_t bytes) {
   size_t mapped = heap.huge.usable_bytes(address);
   if (mapped == 0) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
-  if (bytes > PTRDIFF_MAX) {
-    errno = ENOMEM;
-    return nullptr;
-  }
+  if (bytes > PTRDIFF_MAX) return refuse(ENOMEM);
   if (bytes > kMaxLargeBytes) {
     if (void* resized = heap.huge.resize(address, bytes, current_shard()); resized != nullptr) return resized;
     if (bytes <= mapped) return address;
   }
-  return move_block(address, mapped, bytes);
+  return move_any(address, bytes, mapped);
 }
 
 // Grows or shrinks a run of units within what it has.
@@ -59,44 +83,60 @@ size_t usable_bytes_of(const Slab* slab, uintptr_t owner_word) {
 
 }  // namespace
 
-void* allocate_zeroed(size_t count, size_t bytes) {
-  size_t total = 0;
-  if (__builtin_mul_overflow(count, bytes, &total)) [[unlikely]] {
-    errno = ENOMEM;
-    return nullptr;
-  }
-  if (total > kMaxClassBytes) {
-    auto [address, zeroed] = allocate_large(total, kBlockAlignment);
-    return address == nullptr || zeroed ? address : memset(address, 0, total);
-  }
-  void* address = allocate(total);
-  return address == nullptr ? nullptr : memset(address, 0, total);
+void* refuse(int error) {
+  errno = error;
+  return nullptr;
 }
 
-void* reallocate(void* address, size_t bytes) {
-  if (address == nullptr) return allocate(bytes);
-  if (bytes == 0) {
-    free(address);
-    return nullptr;
+void* allocate_zeroed_slow(size_t bytes) {
+  if (bytes > kMaxClassBytes) {
+    auto [address, zeroed] = allocate_large(bytes, kBlockAlignment);
+    return address == nullptr || zeroed ? address : memset(address, 0, bytes);
   }
+  void* address = allocate(bytes);
+  return address == nullptr ? nullptr : memset(address, 0, bytes);
+}
+
+void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
+  if (bytes > old_bytes && bytes <= kMaxTableBytes && old_bytes <= kMaxCopiedBytes) {
+    // Small blocks that grow, without a call and what it would have to save.
+    ThreadCache* cache = thread_state.cache;
+    void* moved = allocate_from<no_block>(cache, cache->bin_table[(bytes + 15) / 16], bytes);
+    if (moved != nullptr) [[likely]] {
+      copy_small(moved, address, old_bytes);
+      if (slab->owner.load(std::memory_order_relaxed) == cache->tag()) [[likely]]
+        free_owned(cache, slab, static_cast<Block*>(address));
+      else
+        free_cold(address);
+      return moved;
+    }
+  }
+  return bytes == 0 ? free_to_nothing(address) : move_any(address, bytes, old_bytes);
+}
+
+// The block has the free key in it. It gives way to one of another class, which
+// cannot be itself, and its own free tells whether it was live.
+void* move_suspect(void* address, size_t old_bytes) { return move_any(address, old_bytes + 1, old_bytes); }
+
+void* reallocate_slow(void* address, size_t bytes) {
+  if (address == nullptr) return allocate(bytes);
+  if (bytes == 0) return free_to_nothing(address);
   uintptr_t owner_word = 0;
   Slab* slab = slab_of(address, owner_word);
   if (slab == nullptr) return reallocate_huge(address, bytes);
   size_t usable = usable_bytes_of(slab, owner_word);
   if (owner_word == owner::kLarge) {
     if (resize_large_in_place(slab, bytes)) return address;
-  } else if (bytes <= usable && bytes >= usable / 2) {
-    return address;
+  } else if (is_kept(usable, bytes)) {
+    return static_cast<Block*>(address)->looks_free() ? move_suspect(address, usable) : address;
   }
-  return move_block(address, usable, bytes);
+  return move_any(address, bytes, usable);
 }
 
-void* allocate_aligned(size_t alignment, size_t bytes) {
-  if (alignment <= kBlockAlignment) return allocate(bytes);
+void* allocate_aligned_slow(size_t alignment, size_t bytes) {
   uint32_t size_class = aligned_class_of(bytes, alignment);
   if (size_class < kSizeClassCount) return allocate(kClassShapes[size_class].block_bytes);
-  if (bytes <= kMaxClassBytes && alignment > kUnitBytes) bytes = bytes == 0 ? 1 : bytes;
-  return allocate_large(bytes, alignment).address;
+  return allocate_large(bytes == 0 ? 1 : bytes, alignment).address;
 }
 
 size_t usable_bytes(const void* address) {

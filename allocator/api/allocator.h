@@ -6,6 +6,8 @@
 // set; success and every free keep errno.
 #pragma once
 
+#include <errno.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -13,14 +15,92 @@
 
 namespace hakmem {
 
+// Cold sides of the functions below.
+HAKMEM_COLD void* refuse(int error);  // null, with errno set
+[[gnu::noinline]] void* allocate_zeroed_slow(size_t bytes);
+[[gnu::noinline]] void* allocate_aligned_slow(size_t alignment, size_t bytes);
+[[gnu::noinline]] void* reallocate_slow(void* address, size_t bytes);
+[[gnu::noinline]] void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab);
+HAKMEM_COLD void* move_suspect(void* address, size_t old_bytes);
+
+// For allocate_from(): a caller that has its own way to go on with an empty bin.
+HAKMEM_INLINE void* no_block(size_t) { return nullptr; }
+
+// Blocks are aligned to 16 bytes and multiples of it, so whole chunks of them may be written.
+using Chunk = uint64_t __attribute__((vector_size(kBlockAlignment), may_alias));
+
+// Sizes that have a class each, and that are cleared without a call.
+inline constexpr size_t kMaxClearedBytes = kLinearClasses * kBlockAlignment;
+
+// Clears 16 to 256 bytes, a multiple of 16. From both ends, so that few branches
+// tell how many: the stores overlap where they are fewer.
+HAKMEM_INLINE void clear_small(void* block, size_t bytes) {
+  constexpr Chunk kZero{};
+  auto* first = static_cast<Chunk*>(block);
+  auto* end = reinterpret_cast<Chunk*>(static_cast<char*>(block) + bytes);
+  first[0] = end[-1] = kZero;
+  if (bytes <= 32) return;
+  first[1] = end[-2] = kZero;
+  if (bytes <= 64) return;
+  first[2] = first[3] = end[-3] = end[-4] = kZero;
+  if (bytes <= 128) return;
+  first[4] = first[5] = first[6] = first[7] = end[-5] = end[-6] = end[-7] = end[-8] = kZero;
+}
+
 // calloc(3).
-void* allocate_zeroed(size_t count, size_t bytes);
+HAKMEM_INLINE void* allocate_zeroed(size_t count, size_t bytes) {
+  size_t total = 0;
+  if (__builtin_mul_overflow(count, bytes, &total)) [[unlikely]]
+    return refuse(ENOMEM);
+  if (total > kMaxClearedBytes) [[unlikely]]
+    return allocate_zeroed_slow(total);
+  ThreadCache* cache = thread_state.cache;
+  uint64_t bin = cache->bin_table[(total + 15) / 16];
+  void* block = allocate_from<no_block>(cache, bin, total);
+  if (block == nullptr) [[unlikely]]
+    return allocate_zeroed_slow(total);
+  // The whole block: its size follows from the bin, also that of 0 bytes.
+  static_assert(kBlockAlignment % kBinWords == 0);
+  clear_small(block, kBlockAlignment + bin * (kBlockAlignment / kBinWords));
+  return block;
+}
+
+// Whether realloc leaves a block where it is: about half of it has to be used.
+// Eight bytes less, so that a block of the smallest class, which has no smaller
+// one to move to, is kept for all but 0. Below zero, which is a very large
+// difference, the block is too small.
+constexpr bool is_kept(size_t usable, size_t bytes) { return usable - bytes < usable / 2 + 8; }
 
 // realloc(3), as glibc has it: of null it allocates, to 0 it frees and returns null.
-void* reallocate(void* address, size_t bytes);
+HAKMEM_INLINE void* reallocate(void* address, size_t bytes) {
+  size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
+  if (unit >= slab_map_units) [[unlikely]]
+    return reallocate_slow(address, bytes);
+  Slab* slab = slab_map_records + unit;
+  if (slab->owner.load(std::memory_order_relaxed) < owner::kFirstThread) [[unlikely]]
+    return reallocate_slow(address, bytes);
+  size_t usable = slab->shape().block_bytes;
+  if (!is_kept(usable, bytes)) return move_block(address, bytes, usable, slab);
+  if (static_cast<Block*>(address)->looks_free()) [[unlikely]]
+    return move_suspect(address, usable);
+  return address;
+}
+
+// The part of allocate_aligned() that needs no call; null when that does not do.
+HAKMEM_INLINE void* take_aligned(size_t alignment, size_t bytes) {
+  // The last byte of what aligned_class_of() rounds up to; all ones for 0 bytes.
+  size_t last = (bytes - 1) | (alignment - 1);
+  if (last >= kMaxTableBytes) [[unlikely]]
+    return nullptr;
+  ThreadCache* cache = thread_state.cache;
+  return allocate_from<no_block>(cache, cache->bin_table[last / 16 + 1], last + 1);
+}
 
 // Memory aligned to `alignment`, a power of two.
-void* allocate_aligned(size_t alignment, size_t bytes);
+HAKMEM_INLINE void* allocate_aligned(size_t alignment, size_t bytes) {
+  void* address = take_aligned(alignment, bytes);
+  return address != nullptr ? address : allocate_aligned_slow(alignment, bytes);
+}
 
 // malloc_usable_size(3): 0 for null. Ends the process for a pointer that is not ours.
 size_t usable_bytes(const void* address);

@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include <bit>
+
 #include "allocator/api/allocator.h"
 #include "allocator/api/hakmem.h"
 #include "allocator/base/bits.h"
@@ -18,49 +20,47 @@ HAKMEM_EXPORT void* realloc(void* address, size_t bytes) { return hakmem::reallo
 
 HAKMEM_EXPORT void* reallocarray(void* address, size_t count, size_t bytes) {
   size_t total = 0;
-  if (__builtin_mul_overflow(count, bytes, &total)) {
-    errno = ENOMEM;
-    return nullptr;
-  }
+  if (__builtin_mul_overflow(count, bytes, &total)) [[unlikely]]
+    return hakmem::refuse(ENOMEM);
   return hakmem::reallocate(address, total);
 }
 
-HAKMEM_EXPORT int posix_memalign(void** result, size_t alignment, size_t bytes) {
-  if (!hakmem::is_power_of_two(alignment) || alignment % sizeof(void*) != 0) return EINVAL;
+[[gnu::noinline]] static int posix_memalign_slow(void** result, size_t alignment, size_t bytes) {
   int saved_errno = errno;
-  void* address = hakmem::allocate_aligned(alignment, bytes);
+  void* address = hakmem::allocate_aligned_slow(alignment, bytes);
   errno = saved_errno;
   if (address == nullptr) return ENOMEM;
   *result = address;
   return 0;
 }
 
+HAKMEM_EXPORT int posix_memalign(void** result, size_t alignment, size_t bytes) {
+  if (!hakmem::is_power_of_two(alignment) || alignment % sizeof(void*) != 0) [[unlikely]]
+    return EINVAL;
+  void* address = hakmem::take_aligned(alignment, bytes);
+  if (address == nullptr) [[unlikely]]
+    return posix_memalign_slow(result, alignment, bytes);
+  *result = address;
+  return 0;
+}
+
 HAKMEM_EXPORT void* aligned_alloc(size_t alignment, size_t bytes) {
-  if (!hakmem::is_power_of_two(alignment)) {
-    errno = EINVAL;
-    return nullptr;
-  }
+  if (!hakmem::is_power_of_two(alignment)) [[unlikely]]
+    return hakmem::refuse(EINVAL);
   return hakmem::allocate_aligned(alignment, bytes);
 }
 
 // Rounds a wrong alignment up, as glibc does; too large a one is EINVAL.
 HAKMEM_EXPORT void* memalign(size_t alignment, size_t bytes) {
-  if (alignment > PTRDIFF_MAX) {
-    errno = EINVAL;
-    return nullptr;
-  }
-  size_t power = hakmem::kBlockAlignment;
-  while (power < alignment) power *= 2;
-  return hakmem::allocate_aligned(power, bytes);
+  if (alignment > PTRDIFF_MAX) [[unlikely]]
+    return hakmem::refuse(EINVAL);
+  return hakmem::allocate_aligned(std::bit_ceil(alignment), bytes);
 }
 
 HAKMEM_EXPORT void* valloc(size_t bytes) { return hakmem::allocate_aligned(hakmem::kPageBytes, bytes); }
 
 HAKMEM_EXPORT void* pvalloc(size_t bytes) {
-  if (bytes > PTRDIFF_MAX) {
-    errno = ENOMEM;
-    return nullptr;
-  }
+  if (bytes > PTRDIFF_MAX) return hakmem::refuse(ENOMEM);
   size_t rounded = bytes == 0 ? hakmem::kPageBytes : hakmem::align_up(bytes, hakmem::kPageBytes);
   return hakmem::allocate_aligned(hakmem::kPageBytes, rounded);
 }

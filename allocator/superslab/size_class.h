@@ -90,14 +90,15 @@ inline constexpr auto kClassShapes = [] {
   return shapes;
 }();
 
-// Smallest class whose every block is aligned to `alignment`; kSizeClassCount
-// when there is none. Slabs start at multiples of kUnitBytes.
+// Smallest class whose every block is aligned to `alignment`, a power of two;
+// kSizeClassCount when there is none. Slabs start at multiples of kUnitBytes.
+//
+// It is the class of the size rounded up to the alignment. Either the classes
+// there are so close that this size is one of them, or they stand at multiples
+// of the alignment, all of them.
 constexpr uint32_t aligned_class_of(size_t bytes, size_t alignment) {
   if (alignment > kUnitBytes || bytes > kMaxClassBytes) return kSizeClassCount;
-  if (bytes < alignment) bytes = alignment;
-  uint32_t size_class = size_class_of(bytes);
-  while (size_class < kSizeClassCount && kClassShapes[size_class].block_bytes % alignment != 0) ++size_class;
-  return size_class;
+  return size_class_of(bytes == 0 ? alignment : align_up(bytes, alignment));
 }
 
 }  // namespace hakmem

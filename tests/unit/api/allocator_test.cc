@@ -86,6 +86,79 @@ TEST(Allocator, CallocClearsWhatWasUsedBefore) {
     }
 }
 
+// A block amid others of its class that are full of a pattern.
+struct BlockAmidOthers {
+  explicit BlockAmidOthers(size_t bytes) : usable(0) {
+    for (void*& block : blocks) {
+      block = allocate(bytes);
+      usable = usable_bytes(block);
+      memset(block, 0xA5, usable);
+    }
+  }
+  void* middle() { return blocks[8]; }
+  // But for the one in the middle, which the test has taken.
+  bool others_are_whole() const {
+    for (const void* block : blocks) {
+      if (block == blocks[8]) continue;
+      const auto* bytes = static_cast<const unsigned char*>(block);
+      if (!std::all_of(bytes, bytes + usable, [](unsigned char byte) { return byte == 0xA5; })) return false;
+    }
+    return true;
+  }
+  ~BlockAmidOthers() {
+    for (void* block : blocks)
+      if (block != blocks[8]) free(block);
+  }
+  BlockAmidOthers(const BlockAmidOthers&) = delete;
+  BlockAmidOthers& operator=(const BlockAmidOthers&) = delete;
+
+  void* blocks[17];
+  size_t usable;
+};
+
+TEST(Allocator, CallocClearsTheBlockAndNothingBesideIt) {
+  for (size_t bytes = 0; bytes <= 1100; ++bytes) {
+    BlockAmidOthers neighbours(bytes);
+    free(neighbours.middle());
+    void* clean = bytes % 2 == 0 ? allocate_zeroed(bytes / 2, 2) : allocate_zeroed(1, bytes);
+    ASSERT_NE(clean, nullptr);
+    ASSERT_TRUE(test::is_zero(clean, bytes)) << bytes;
+    ASSERT_TRUE(neighbours.others_are_whole()) << bytes;
+    free(clean);
+  }
+  test::expect_books_balance({});
+}
+
+TEST(Allocator, ReallocMovesTheBlockAndNothingBesideIt) {
+  for (size_t from = 1; from <= 300; ++from)
+    for (size_t to : {from + 1, from + 16, from * 2, from * 5, (from + 3) / 4}) {
+      BlockAmidOthers neighbours(from);
+      BlockAmidOthers neighbours_there(to);
+      free(neighbours_there.middle());
+      auto* block = static_cast<unsigned char*>(neighbours.middle());
+      test::fill(block, from, from ^ to);
+      block = static_cast<unsigned char*>(reallocate(block, to));
+      ASSERT_NE(block, nullptr);
+      ASSERT_TRUE(test::has_content(block, std::min(from, to), from, from ^ to)) << from << " to " << to;
+      ASSERT_TRUE(neighbours.others_are_whole() && neighbours_there.others_are_whole()) << from << " to " << to;
+      free(block);
+    }
+  test::expect_books_balance({});
+}
+
+TEST(Allocator, ReallocStaysInABlockThatIsHalfUsed) {
+  for (size_t bytes : {size_t{16}, size_t{48}, size_t{208}, size_t{1024}, size_t{4608}, size_t{81920}}) {
+    void* block = allocate(bytes);
+    size_t usable = usable_bytes(block);
+    size_t least = usable / 2 - 7;
+    for (size_t to = usable; to >= least; --to) ASSERT_EQ(reallocate(block, to), block) << usable << " to " << to;
+    void* smaller = reallocate(block, least - 1);  // null: the smallest blocks stay for all but 0
+    EXPECT_LT(usable_bytes(smaller), usable);
+    free(smaller);
+  }
+  test::expect_books_balance({});
+}
+
 TEST(Allocator, ReallocKeepsTheContentAcrossAllKinds) {
   // Each pair of kinds: table, above the table, slab of several units, large, huge.
   std::vector<size_t> sizes{1, 17, 1000, 1025, 50000, 262144, 262145, 700000, kMiB, kMiB + 1, 3 * kMiB, 20 * kMiB};
@@ -123,6 +196,19 @@ TEST(Allocator, AlignmentsUpToManyMiB) {
       blocks.push_back(block);
     }
   for (void* block : blocks) free(block);
+  test::expect_books_balance({});
+}
+
+// Whichever way the request goes, the block is of the class that wastes least.
+TEST(Allocator, AlignedBlocksWasteNothing) {
+  for (size_t alignment = 1; alignment <= 4096; alignment *= 2)
+    for (size_t bytes = 0; bytes <= 2100; ++bytes) {
+      void* block = allocate_aligned(alignment, bytes);
+      ASSERT_NE(block, nullptr);
+      ASSERT_EQ(reinterpret_cast<uintptr_t>(block) % alignment, 0u) << bytes << " " << alignment;
+      ASSERT_EQ(usable_bytes(block), class_bytes(aligned_class_of(bytes, alignment))) << bytes << " " << alignment;
+      free(block);
+    }
   test::expect_books_balance({});
 }
 

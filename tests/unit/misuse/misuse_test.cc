@@ -93,6 +93,33 @@ TEST_F(MisuseDeathTest, DoubleFreeAfterOthers) {
   for (void* block : blocks) release(block);
 }
 
+// To sizes that stay in the block, that move it without a call, and by one, and to none.
+TEST_F(MisuseDeathTest, ReallocOfAFreedBlock) {
+  for (size_t bytes : {size_t{16}, size_t{100}, size_t{1000}, size_t{5000}, size_t{200000}}) {
+    void* block = allocate(bytes);
+    for (size_t to : {size_t{0}, size_t{1}, bytes, bytes + 16, bytes * 2, size_t{300000}}) {
+      EXPECT_MISUSE((release(block), (void)reallocate(block, to)), kDoubleFree, block);
+    }
+    release(block);
+  }
+}
+
+TEST_F(MisuseDeathTest, ReallocOfABlockThatAnotherThreadFreed) {
+  void* block = nullptr;
+  OtherThread owner_of_it([&] { block = allocate(100); });
+  for (size_t to : {size_t{0}, size_t{100}, size_t{200}, size_t{2000}}) {
+    EXPECT_MISUSE((release(block), (void)reallocate(block, to)), kDoubleFree, block);
+  }
+  release(block);
+}
+
+TEST_F(MisuseDeathTest, ReallocOfAForeignPointer) {
+  char bytes[256];
+  for (size_t to : {size_t{1}, size_t{100}, size_t{5000}, 3 * kMiB}) {
+    EXPECT_MISUSE((void)reallocate(bytes, to), kForeign, bytes);
+  }
+}
+
 TEST_F(MisuseDeathTest, DoubleFreeByAThreadThatDoesNotOwnIt) {
   void* block = nullptr;
   void* neighbour = nullptr;
@@ -219,6 +246,19 @@ TEST_F(MisuseTest, AProgramMayWriteTheKeyItself) {
     OtherThread owner_of_it([&] { remote = static_cast<Block*>(allocate(64)); });
     remote->mark_free();
     release(remote);
+  }
+}
+
+TEST_F(MisuseTest, ReallocKeepsABlockThatHoldsTheKey) {
+  for (size_t to : {size_t{40}, size_t{64}, size_t{65}, size_t{3000}}) {
+    auto* block = static_cast<Block*>(allocate(64));
+    block->mark_free();
+    block->link = 12345;
+    block = static_cast<Block*>(reallocate(block, to));
+    ASSERT_NE(block, nullptr);
+    EXPECT_TRUE(block->looks_free());
+    EXPECT_EQ(block->link, 12345u);
+    release(block);
   }
 }
 
