@@ -36,9 +36,9 @@ namespace owner {
 inline constexpr uintptr_t kFree = 0;
 inline constexpr uintptr_t kInterior = 1;  // not the first unit of its span: see Slab::head
 inline constexpr uintptr_t kUnowned = 2;
-inline constexpr uintptr_t kPooled = 3;
-inline constexpr uintptr_t kSampled = 4;
-inline constexpr uintptr_t kLarge = 5;
+inline constexpr uintptr_t kSampled = 3;
+inline constexpr uintptr_t kLarge = 4;
+inline constexpr uintptr_t kPooled = 5;  // from here on a free needs no look at the slab's state
 inline constexpr uintptr_t kFirstThread = 16;
 }  // namespace owner
 

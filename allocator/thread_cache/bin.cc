@@ -102,24 +102,28 @@ void free_counted_out(Block* block, Slab* slab) {
   uint32_t size_class = slab->size_class;
   Bin& bin = cache->bins[size_class];
   bin.frees_left = 1;  // the block is not in it yet
-  open_bin(cache, size_class);
+  uint32_t blocks = open_bin(cache, size_class);
   if constexpr (kBuild.stats) {
     const SampleCountdown& countdown = cache->classes[size_class].countdown;
-    if (countdown.until_sample == 0 && !countdown.is_sampling) draw_first_sample(cache, size_class);
+    if (countdown.until_sample == 0 && !countdown.is_sampling) [[unlikely]]
+      draw_first_sample(cache, size_class);
   }
+  uint32_t& limit = cache->classes[size_class].bin_limit;
   if (kBinShapes[size_class].is_big) {
     if (!has_room_for_big(cache, size_class)) {
       block->mark_free();
       return_to_slab(cache, block);
-      return close_bin(cache, size_class);
+      return close_bin(cache, size_class, blocks);
     }
-  } else if (cache->blocks_in_bin(size_class) == bin_limit(cache, size_class)) {
+  } else if (blocks == bin_limit(cache, size_class)) [[unlikely]] {
     shrink_bin(cache, size_class);
-  } else if (uint32_t& limit = cache->classes[size_class].bin_limit; limit < kMaxBinBlocks) {
+    push(bin, block);
+    return close_bin(cache, size_class);
+  } else if (limit < kMaxBinBlocks) {
     limit *= 2;
   }
   push(bin, block);
-  close_bin(cache, size_class);
+  close_bin(cache, size_class, blocks + 1);
 }
 
 }  // namespace hakmem

@@ -183,7 +183,7 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
   put_into_bin(cache, slab, block);
 }
 
-// The shortest way for a live block of a slab of another thread.
+// The shortest way for a live block of a slab of another thread, or of the pool.
 HAKMEM_INLINE bool free_of_other_thread(void* address) {
   size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
   ThreadCache* cache = thread_state.cache;
@@ -191,7 +191,7 @@ HAKMEM_INLINE bool free_of_other_thread(void* address) {
   Slab* slab = slab_map_records + unit;
   auto* block = static_cast<Block*>(address);
   // The owner may change meanwhile; that the block is live keeps the slab what it is.
-  if (slab->owner.load(std::memory_order_relaxed) < owner::kFirstThread) return false;
+  if (slab->owner.load(std::memory_order_relaxed) < owner::kPooled) return false;
   if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address)) || block->looks_free()) return false;
   cache->exact.count_free(slab->size_class);
   put_into_bin(cache, slab, block);

@@ -33,25 +33,30 @@ class LateCacheScope {
 inline void set_bin(ThreadCache* cache, Slab* slab) { slab->bin = &cache->bins[slab->size_class]; }
 
 // A cold path opens a bin before it looks at it or changes it, and closes it
-// afterwards, which says how many frees may come until the next look.
-inline void open_bin(ThreadCache* cache, uint32_t size_class) {
-  if constexpr (kBuild.stats) count_allocations(cache, size_class);
+// afterwards, which says how many frees may come until the next look. `blocks` is
+// how many are in it.
+inline uint32_t open_bin(ThreadCache* cache, uint32_t size_class) {
+  uint32_t blocks = cache->blocks_in_bin(size_class);
+  if constexpr (kBuild.stats) count_allocations(cache, size_class, blocks);
+  return blocks;
 }
 inline uint32_t bin_limit(const ThreadCache* cache, uint32_t size_class) {
   uint32_t capacity = kBinShapes[size_class].capacity;
   uint32_t limit = cache->classes[size_class].bin_limit;
   return limit < capacity ? limit : capacity;
 }
-inline void close_bin(ThreadCache* cache, uint32_t size_class) {
-  uint32_t blocks = cache->blocks_in_bin(size_class);
+inline void close_bin(ThreadCache* cache, uint32_t size_class, uint32_t blocks) {
   uint32_t room = kBinShapes[size_class].is_big ? 0 : bin_limit(cache, size_class) - blocks;
   if constexpr (kBuild.stats) {
     auto& countdown = cache->classes[size_class].countdown;
     if (countdown.until_sample < blocks + room) [[unlikely]]
-      return stop_at_sample(cache, size_class, room);
+      return stop_at_sample(cache, size_class, blocks, room);
     countdown.blocks_and_frees = blocks + room + 1;
   }
   cache->bins[size_class].frees_left = room + 1;
+}
+inline void close_bin(ThreadCache* cache, uint32_t size_class) {
+  close_bin(cache, size_class, cache->blocks_in_bin(size_class));
 }
 
 // Takes the oldest blocks but for `kept` out of an open bin into `oldest`; returns how many.

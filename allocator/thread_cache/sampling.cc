@@ -73,10 +73,9 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
 
 void draw_first_sample(ThreadCache* cache, uint32_t size_class) { draw(cache, size_class); }
 
-void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t room) {
+void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t blocks, uint32_t room) {
   auto& countdown = cache->classes[size_class].countdown;
   Bin& bin = cache->bins[size_class];
-  uint32_t blocks = cache->blocks_in_bin(size_class);
   uint32_t left = countdown.until_sample;
   uint32_t offered = blocks;
   // A half for what the bin has and a half for what comes: so few looks are needed until the sample.

@@ -17,15 +17,15 @@ namespace hakmem {
 
 HAKMEM_COLD void bring_back_hidden(SampleCountdown& countdown);
 
-// Counts the objects that were allocated since the bin was closed, and brings
-// back the blocks that waited for the sample.
-inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
+// Counts the objects that were allocated since the bin was closed, of which
+// `blocks` are left, and brings back those that waited for the sample.
+inline void count_allocations(ThreadCache* cache, uint32_t size_class, uint32_t blocks) {
   auto& countdown = cache->classes[size_class].countdown;
   if (countdown.hidden != nullptr) [[unlikely]]
     bring_back_hidden(countdown);
   // A free moves one from what is to come to what is there; an allocation takes one away.
-  uint32_t allocations = countdown.blocks_and_frees - cache->blocks_in_bin(size_class) -
-                         static_cast<uint32_t>(cache->bins[size_class].frees_left);
+  uint32_t allocations =
+      countdown.blocks_and_frees - blocks - static_cast<uint32_t>(cache->bins[size_class].frees_left);
   HAKMEM_ASSERT(allocations <= countdown.until_sample);
   countdown.until_sample -= allocations;
   cache->counters.add<metrics::Metric::kAllocations>(size_class, allocations);
@@ -34,9 +34,9 @@ inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
 // For a thread that frees before it allocates.
 HAKMEM_COLD void draw_first_sample(ThreadCache* cache, uint32_t size_class);
 
-// Closes a bin that with what it has and frees to come, `room` of them, would
-// offer more objects than may be allocated before the sample.
-HAKMEM_COLD void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t room);
+// Closes a bin that with the `blocks` it has and frees to come, `room` of them,
+// would offer more objects than may be allocated before the sample.
+HAKMEM_COLD void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t blocks, uint32_t room);
 
 // The class's countdown is at 0: draws the first one, or places the object that
 // is due and draws the next. Returns the object; null when none is due, or there

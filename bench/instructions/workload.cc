@@ -216,7 +216,7 @@ void run_pair() {
 
 // -- mixed -----------------------------------------------------------------------------------------------------------
 
-constexpr long kCalls = 1'000'000;
+constexpr long kCalls = 1'000'000, kWarmUpCalls = 200'000;
 constexpr int kSlots = 4096, kBurst = 3000;
 
 void* slots[kSlots];
@@ -287,13 +287,20 @@ void one_large() {
   release(huge);
 }
 
-void run_mixed() {
-  CALLGRIND_DUMP_STATS;
-  while (calls < kCalls) {
-    for (int i = 0; i < 20'000 && calls < kCalls; ++i) one_operation();
+void run_mixed_until(long count) {
+  while (calls < count) {
+    for (int i = 0; i < 20'000 && calls < count; ++i) one_operation();
     one_burst();
     for (int i = 0; i < 8; ++i) one_large();
   }
+}
+
+void run_mixed() {
+  // What comes once in a process is over then: the first superslabs, hakmem's stats page.
+  run_mixed_until(kWarmUpCalls);
+  calls = 0;
+  CALLGRIND_DUMP_STATS;
+  run_mixed_until(kCalls);
   for (void*& slot : slots) release(slot);
   CALLGRIND_DUMP_STATS;
   std::fprintf(stderr, "calls %ld\n", calls);
