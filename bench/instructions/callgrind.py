@@ -17,6 +17,11 @@ ROWS = (
 )  # fmt: skip
 
 
+# What hakmem's telemetry does once a second, and not by the call: no part of what a call costs, and under valgrind,
+# which is slow, it comes far too often.
+BY_THE_CLOCK = "hakmem::telemetry::publish("
+
+
 class CallgrindError(Exception):
     pass
 
@@ -35,6 +40,7 @@ class Profile:
 
     label: str
     costs: dict[str, collections.Counter]  # event: (object file, function): count
+    by_the_clock: int = 0  # instructions, of `costs`
 
 
 def read_profile(path: pathlib.Path) -> Profile:
@@ -44,7 +50,7 @@ def read_profile(path: pathlib.Path) -> Profile:
     "calls=" is the inclusive cost of a call and belongs to the callee.
     """
     profile = Profile("", collections.defaultdict(collections.Counter))
-    events, names, here, skip = [], {}, {"ob": "", "fn": ""}, False
+    events, names, here, callee, skip = [], {}, {"ob": "", "fn": ""}, "", False
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         match = re.match(r"(c?)(ob|fn)=\((\d+)\)(?: (.*))?$", line)
         if match:
@@ -53,6 +59,8 @@ def read_profile(path: pathlib.Path) -> Profile:
                 names[kind, number] = os.path.realpath(name) if kind == "ob" else name
             if not is_callee:
                 here[kind] = names[kind, number]
+            elif kind == "fn":
+                callee = names[kind, number]
         elif line.startswith("events:"):
             events = line.split()[1:]
         elif line.startswith("desc: Trigger: Client Request: "):
@@ -64,6 +72,8 @@ def read_profile(path: pathlib.Path) -> Profile:
                 # Zeros at the end of a line are left out.
                 for event, count in zip(events, line.split()[1:]):
                     profile.costs[event][here["ob"], here["fn"]] += int(count)
+            elif callee.startswith(BY_THE_CLOCK):
+                profile.by_the_clock += int(line.split()[1])
             skip = False
     return profile
 
@@ -110,6 +120,7 @@ def measure(workload: str, row: str, library: str | None, settings: dict[str, st
 
 def _cost(profile: Profile, workload: str, calls: int) -> Cost:
     instructions = sum(count for (file, _), count in profile.costs["Ir"].items() if file != workload)
+    instructions -= profile.by_the_clock
     # The clock is read without a system call where there is no valgrind.
     system_calls = sum(count for (file, function), count in profile.costs["sysCount"].items()
                        if file != workload and not function.startswith("clock_gettime"))  # fmt: skip

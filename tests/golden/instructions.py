@@ -9,7 +9,7 @@ the builds as well:
 
   pair   malloc(16) and its free, when neither has to refill: telemetry executes exactly as many as release
   mixed  10^6 calls of the whole family with bursts, retirements, large and huge sizes: telemetry executes at most
-         3 % more than release (the aim is 1 %)
+         1.5 % more than release (the aim is 1 %)
 
 After a change that is worth its instructions, write the file anew with --update and commit it.
 """
@@ -28,9 +28,8 @@ GOLDEN = pathlib.Path(__file__).with_name("instructions.json")
 BUILDS = ("release", "telemetry")
 TIMES = {"release": 1, "telemetry": 2}
 TIMES_IN_DOUBT = 3
-# The aim is 1 %. Of this workload one call in 30 refills, and a refill counts six
-# figures; see docs/measurements.md for what was tried and what is left.
-TELEMETRY_MARGIN = 1.03
+# The aim is 1 %: what is left are looks at bins, a fifth of it samples (docs/measurements.md).
+TELEMETRY_MARGIN = 1.015
 GROWTH = 0.02  # share; of pair: GROWTH_OF_PAIR instructions
 GROWTH_OF_PAIR = 0.5
 
