@@ -163,14 +163,14 @@ HAKMEM_INLINE void* allocate(size_t bytes) {
 // The owner's free of a block: to the thread's bin, with the free key.
 HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
   HAKMEM_ASSERT(slab->is_block_start(reinterpret_cast<uintptr_t>(block)));
-  uint64_t key = free_key;
-  if (block->key == key) [[unlikely]]
+  uint64_t key = free_key;  // read once: after a store the compiler would read it again
+  if (kHasFreeKey && block->key == key) [[unlikely]]
     return free_suspect(block, slab);
   cache->exact.count_free(slab->size_class);
   Bin* bin = slab->bin;
   if (--bin->frees_left == 0) [[unlikely]]
     return free_counted_out(block, slab);
-  block->key = key;
+  if constexpr (kHasFreeKey) block->key = key;
   bin->top[-1] = block;
   // The slot before the top, so that a child forked in between loses the block
   // but finds none twice. And the compiler subtracts in place, see allocate_from().
