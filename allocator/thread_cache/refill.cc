@@ -75,7 +75,7 @@ Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
     doublings = 0;
     batch.count = take_listed(bin, slab, slab->listed(), limit);
   } else if (slab->carved < slab->shape().capacity) {
-    uint32_t fresh = slab->shape().refill_objects << doublings;
+    uint32_t fresh = uint32_t{slab->shape().refill_objects} << doublings;
     if (doublings < kRefillDoublings) ++doublings;
     batch = {carve(cache, bin, slab, fresh < limit ? fresh : limit), RefillSource::FreshCarve};
   }
