@@ -43,12 +43,11 @@ TEST(SizeClass, ShapesWasteLittle) {
   for (const ClassShape& shape : kClassShapes) {
     size_t span = shape.units * kUnitBytes;
     EXPECT_LE(size_t{shape.capacity} * shape.block_bytes, span);
-    // The rest is smaller than a block: a ninth of the span, a fifth for the few largest classes.
     size_t rest = span - size_t{shape.capacity} * shape.block_bytes;
     EXPECT_LT(rest, shape.block_bytes);
-    EXPECT_LE(rest * (shape.block_bytes <= 128 * kKiB ? 9 : 5), span) << shape.block_bytes;
-    EXPECT_LE(shape.units, kUnitsPerSuperslab);
-    EXPECT_GE(shape.capacity, 4u);
+    EXPECT_LE(rest * 8, span) << shape.block_bytes;
+    EXPECT_LE(shape.units, 7u) << "a slab that a class seldom needs is small";
+    EXPECT_GE(shape.capacity, shape.block_bytes <= 32 * kKiB ? 4u : 1u);
     EXPECT_GE(shape.refill_objects, 1u);
     EXPECT_LE(shape.refill_objects, kRefillObjects);
     EXPECT_TRUE(shape.refill_objects == 1 || size_t{shape.refill_objects} * shape.block_bytes <= kRefillBytes);
