@@ -1,6 +1,7 @@
 #include "telemetry/serving.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -47,6 +48,7 @@ constexpr size_t kStackBytes = 1 << 20;
 constexpr size_t kGuardBytes = 64 << 10;
 constexpr uint32_t kMaxAncestors = 64;
 constexpr size_t kMaxSockets = 32;
+constexpr int kMaxOriginSeconds = 30;
 
 enum class Role : uint8_t {
   None,      // no endpoint asked for
@@ -66,6 +68,9 @@ struct Socket {
 struct Serving {
   std::atomic<Role> role;
   std::atomic<bool> stopped;
+  // The process that read HAKMEM_LISTEN: this one, or one it was forked from.
+  uint32_t origin_pid;
+  uint64_t origin_start_time;
   ModuleHost host;
   Socket sockets[kMaxSockets];
 };
@@ -142,6 +147,42 @@ bool an_ancestor_serves() {
   return false;
 }
 
+// A child forked in the first second of a process that then serves has no page
+// of its parent's to read that from: not yet, or not as the other user it has
+// become. So as long as the origin lives, the endpoint is the origin's.
+bool origin_lives() {
+  if (serving.origin_pid == static_cast<uint32_t>(syscall(SYS_getpid))) return false;
+  // Its parent a child knows even where /proc hides the processes of others.
+  if (serving.origin_pid == static_cast<uint32_t>(syscall(SYS_getppid))) return true;
+  ProcessStat stat{};
+  return read_process_stat(serving.origin_pid, &stat) && stat.start_time == serving.origin_start_time &&
+         !stat.is_zombie;
+}
+
+int links_capability_library(dl_phdr_info* program, size_t, void*) {
+  const ElfW(Dyn)* dynamic = nullptr;
+  for (int i = 0; i < program->dlpi_phnum; ++i)
+    if (program->dlpi_phdr[i].p_type == PT_DYNAMIC)
+      dynamic = reinterpret_cast<const ElfW(Dyn)*>(program->dlpi_addr + program->dlpi_phdr[i].p_vaddr);
+  if (dynamic == nullptr) return -1;
+  uintptr_t names = 0;
+  for (const ElfW(Dyn)* entry = dynamic; entry->d_tag != DT_NULL; ++entry)
+    if (entry->d_tag == DT_STRTAB) names = entry->d_un.d_ptr;
+  if (names == 0) return -1;
+  if (names < program->dlpi_addr) names += program->dlpi_addr;  // where the loader leaves the entry as it was
+  for (const ElfW(Dyn)* entry = dynamic; entry->d_tag != DT_NULL; ++entry) {
+    if (entry->d_tag != DT_NEEDED) continue;
+    const char* library = reinterpret_cast<const char*>(names + entry->d_un.d_val);
+    if (strncmp(library, "libcap.so", 9) == 0 || strncmp(library, "libcap-ng.so", 12) == 0) return 1;
+  }
+  return -1;  // the first object is the program; no other is asked
+}
+
+// Capabilities are a thread's own. A program that gives some up and then changes
+// its user succeeds where our thread, which glibc makes follow, is refused: glibc
+// ends the process then. Entrypoints such as setpriv and capsh do that.
+bool may_drop_capabilities() { return dl_iterate_phdr(links_capability_library, nullptr) == 1; }
+
 // Path of a file beside this library; the list of mappings knows where that is.
 bool path_beside_library(const char* file, char* path, size_t bytes) {
   auto here = reinterpret_cast<uintptr_t>(&path_beside_library);
@@ -182,9 +223,13 @@ ModuleServe load_module() {
 void* serving_thread(void*) {
   prctl(PR_SET_NAME, "hakmem", 0, 0, 0);
   timespec second{1, 0};
-  nanosleep(&second, nullptr);
-  if (!may_serve()) return nullptr;
-  if (an_ancestor_serves()) {
+  // A daemon's parent may stay until the daemon is ready.
+  for (int waited = 0; waited == 0 || (waited < kMaxOriginSeconds && origin_lives()); ++waited) {
+    nanosleep(&second, nullptr);
+    if (!may_serve()) return nullptr;
+    if (an_ancestor_serves()) break;
+  }
+  if (origin_lives() || an_ancestor_serves()) {
     serving.role.store(Role::Silent, std::memory_order_release);
     return nullptr;
   }
@@ -250,7 +295,8 @@ void start_serving() {
   if (!is_set(Variable::kListen) || !parse_listen_address(environment_text(Variable::kListen), &listen)) return;
   char name[16] = {};
   prctl(PR_GET_NAME, name, 0, 0, 0);
-  if (is_set(Variable::kProgram) && strcmp(name, environment_text(Variable::kProgram)) != 0) return;
+  bool named = is_set(Variable::kProgram);
+  if (named ? strcmp(name, environment_text(Variable::kProgram)) != 0 : may_drop_capabilities()) return;
   serving.host = {kModuleInterface,
                   listen.address,
                   listen.port,
@@ -261,6 +307,9 @@ void start_serving() {
                   set_serving,
                   an_ancestor_serves,
                   may_serve};
+  ProcessStat stat{};
+  serving.origin_pid = static_cast<uint32_t>(syscall(SYS_getpid));
+  if (read_process_stat(serving.origin_pid, &stat)) serving.origin_start_time = stat.start_time;
   pthread_atfork(nullptr, nullptr, start_in_child);
   start_thread();
 }

@@ -91,6 +91,17 @@ class Descriptors(unittest.TestCase):
             self.assertNotIn("prometheus", mapped)
             self.assertEqual(program.error_text(), "")
 
+    def test_a_program_that_drops_capabilities_has_no_second_thread(self):
+        """glibc would end it: the other thread may not follow it to another user. What it executes serves."""
+        if os.geteuid() != 0:
+            self.skipTest("only root changes the user")
+        nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        for _ in range(20):
+            with Program(*nobody, "true") as program:
+                self.assertEqual((program.process.wait(10), program.error_text()), (0, ""))
+        with Program(*nobody, "sleep", "60") as program:
+            program.wait_for_endpoint()
+
     def test_a_daemon_that_closes_all_descriptors_keeps_its_connections_and_its_processor(self):
         with Program() as program:
             program.wait_for_endpoint()

@@ -155,33 +155,38 @@ class NginxTest(harness.PreloadTest):
         self.stop(generations=3)
 
     def test_workers_are_shown_by_pid(self):
-        """By hakmem-exporter; the old ones as ended after a reload."""
+        """By the master's endpoint and by hakmem-exporter; the old ones as ended after a reload."""
         if "telemetry" not in harness.LIBRARY:
-            self.skipTest("only the telemetry library has stats pages")
+            self.skipTest("only the telemetry library has an endpoint")
         pages = self.directory("pages")
         os.chmod(pages, 0o1777)
-        self.start(HAKMEM_PAGES=pages)
+        port = harness.free_port()
+        self.start(HAKMEM_LISTEN=f"127.0.0.1:{port}", HAKMEM_PAGES=pages)
         exporter = self.enterContext(endpoint.host_exporter(pages))
+        endpoint.wait_for(port)
         first = self.workers()
-        self.check_shown(exporter, first)
+        self.check_shown((port, exporter), first)
+        self.assertIn(str(self.process.pid), endpoint.by_pid(exporter, "hakmem_live_bytes"))
         self.reload()
         harness.wait_until(lambda: not first & self.workers(), 20, "the old workers end")
-        self.check_shown(exporter, self.workers())
-        refills = endpoint.by_pid(exporter, "hakmem_refills_total")
-        self.assertGreater(refills["ended"], 0)
-        self.assertFalse(set(map(str, first)) & set(refills))
+        self.check_shown((port, exporter), self.workers())
+        for shown in (port, exporter):
+            refills = endpoint.by_pid(shown, "hakmem_refills_total")
+            self.assertGreater(refills["ended"], 0)
+            self.assertFalse(set(map(str, first)) & set(refills))
         self.stop(generations=2)
         self.assertEqual({"nginx"}, endpoint.names(exporter))
         self.assertEqual([], os.listdir(pages))
 
-    def check_shown(self, port, workers):
+    def check_shown(self, ports, workers):
         """These workers have figures in a scrape, once they had work after their first second."""
         def are_shown():
             self.finish(self.load())
-            return set(map(str, workers)) <= set(endpoint.by_pid(port, "hakmem_live_bytes"))
+            return all(set(map(str, workers)) <= set(endpoint.by_pid(port, "hakmem_live_bytes")) for port in ports)
 
         harness.wait_until(are_shown, 20, "the workers' figures")
-        endpoint.lint(port)
+        for port in ports:
+            endpoint.lint(port)
 
 
 if __name__ == "__main__":
