@@ -8,6 +8,7 @@
 #include "exporter/cli/commands.h"
 #include "exporter/page_directory.h"
 #include "telemetry/snapshot.h"
+#include "telemetry/system.h"
 
 namespace hakmem::cli {
 namespace {
@@ -35,6 +36,39 @@ std::string environment_of(const std::string& pid, const std::string& name) {
   return "";
 }
 
+// Pid of the nearest ancestor whose page says that it serves; 0 when there is none.
+uint32_t serving_ancestor(uint32_t pid, const std::string& directory) {
+  telemetry::ProcessStat stat{};
+  while (telemetry::read_process_stat(pid, &stat) && stat.parent > 0) {
+    pid = stat.parent;
+    std::string file = exporter::find_page(directory, pid);
+    telemetry::Snapshot snapshot;
+    int fd = file.empty() ? -1 : telemetry::open_page(file);
+    bool good = fd >= 0 && telemetry::read_snapshot(fd, &snapshot).good();
+    if (fd >= 0) close(fd);
+    if (good && snapshot.serving) return pid;
+  }
+  return 0;
+}
+
+// Programs that set a title for ps overwrite the environment they were started
+// with (Redis, nginx, PostgreSQL): what is not there may have been.
+void print_endpoint(uint32_t pid, const std::string& directory, bool serving, const std::string& listen) {
+  if (serving && listen.empty())
+    printf("endpoint: yes, at the address it was started with (not in its environment any more)\n");
+  else if (serving)
+    printf("endpoint: http://%s/metrics\n", listen.c_str());
+  else if (uint32_t ancestor = serving_ancestor(pid, directory); ancestor != 0)
+    printf("endpoint: that of process %u, which shows this one, too\n", ancestor);
+  else if (listen.empty())
+    printf("endpoint: none (HAKMEM_LISTEN is not in its environment)\n");
+  else
+    printf(
+        "endpoint: none, though HAKMEM_LISTEN=%s: it is in its first second, HAKMEM_PROGRAM or the limits in the "
+        "README keep it silent, or a line on its stderr says why\n",
+        listen.c_str());
+}
+
 }  // namespace
 
 int check(const Arguments& arguments) {
@@ -59,8 +93,8 @@ int check(const Arguments& arguments) {
   std::string directory = own_pages.empty() ? pages_directory() : own_pages;
   std::string file = exporter::find_page(directory, pid);
   if (file.empty()) {
-    printf("stats page: none in %s (made after the first MiB of refills, by the telemetry library alone)\n",
-           directory.c_str());
+    printf("stats page: none in %s (made after the first MiB of refills, by the telemetry library alone)%s\n",
+           directory.c_str(), own_pages.empty() ? "; HAKMEM_PAGES is not in its environment" : "");
     return 1;
   }
   telemetry::Snapshot snapshot;
@@ -68,11 +102,7 @@ int check(const Arguments& arguments) {
   bool good = fd >= 0 && telemetry::read_snapshot(fd, &snapshot).good();
   if (fd >= 0) close(fd);
   printf("stats page: %s%s\n", file.c_str(), good ? "" : ", which this version cannot read");
-  if (good && snapshot.serving) {
-    printf("endpoint: http://%s/metrics\n", listen.c_str());
-  } else {
-    printf("endpoint: none%s\n", listen.empty() ? " (HAKMEM_LISTEN is not set)" : "; its lines on stderr say why");
-  }
+  print_endpoint(pid, directory, good && snapshot.serving, listen);
   return good ? 0 : 1;
 }
 

@@ -51,6 +51,18 @@ class CommandLine(unittest.TestCase):
             self.assertIn(f"loaded: {library()}\nstats page: none", output)
         self.assertEqual(hakmem("check", 2 ** 22 + 1)[0], 2)
 
+    def test_check_tells_who_serves(self):
+        with Program() as program:
+            program.wait_for_endpoint()
+            child = program.do(f"fork {8 << 20}")
+            expected = f"endpoint: that of process {program.pid}, which shows this one, too\n"
+            wait_until(lambda: expected in hakmem("check", child)[1], "the child's parent in the output")
+            program.do(f"reap {child}")
+            program.do("forget_environment")
+            status, output, _ = hakmem("check", program.pid)
+            self.assertEqual(status, 0)
+            self.assertIn("endpoint: yes, at the address it was started with", output)
+
     def test_report_and_top(self):
         with Program(HAKMEM_SAMPLE_BYTES="0") as program:
             program.wait_for_endpoint()

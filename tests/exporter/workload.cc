@@ -159,6 +159,11 @@ void close_descriptors_and_listen() {
   }
 }
 
+// As programs do that write a title for ps over it.
+void forget_environment() {
+  for (char** entry = environ; *entry != nullptr; ++entry) memset(*entry, 0, strlen(*entry));
+}
+
 bool run_command(const char* verb, size_t a, size_t b, size_t c) {
   if (strcmp(verb, "alloc") == 0) {
     allocate(slots[a], b, c);
@@ -194,6 +199,8 @@ bool run_command(const char* verb, size_t a, size_t b, size_t c) {
   } else if (strcmp(verb, "reap") == 0) {
     kill(static_cast<pid_t>(a), SIGKILL);
     waitpid(static_cast<pid_t>(a), nullptr, 0);
+  } else if (strcmp(verb, "forget_environment") == 0) {
+    forget_environment();
   } else if (strcmp(verb, "handle_signals") == 0) {
     struct sigaction action {};
     action.sa_handler = count_signal;
