@@ -46,6 +46,8 @@ class InstallTest(unittest.TestCase):
         self.assertEqual(origins(run(build / "with_hakmem")), {"malloc": "libhakmem.so", "new": "libhakmem.so"})
         static = build / "with_hakmem_static"
         self.assertEqual(origins(run(static)), {"malloc": static.name, "new": static.name})
+        run(build / "quiet_with_hakmem")
+        run(build / "quiet_with_hakmem_static")
 
     def test_pkg_config_links(self):
         environment = dict(os.environ, PKG_CONFIG_PATH=str(self.prefix / LIBDIR / "pkgconfig"))
@@ -54,6 +56,9 @@ class InstallTest(unittest.TestCase):
         run("c++", "-std=c++20", CONSUMER / "main.cc", "-o", program, *flags)
         environment = dict(os.environ, LD_LIBRARY_PATH=str(self.prefix / LIBDIR))
         self.assertEqual(origins(run(program, env=environment)), {"malloc": "libhakmem.so", "new": "libhakmem.so"})
+        quiet = self.work / "quiet_with_pkg_config"
+        run("c++", "-O0", "-Wl,--as-needed", CONSUMER / "quiet.cc", "-o", quiet, *flags)
+        run(quiet, env=environment)
 
     def test_nothing_is_left_out(self):
         files = {path.relative_to(self.prefix).as_posix() for path in self.prefix.rglob("*") if path.is_file()}
