@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -15,6 +14,7 @@
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
 #include "tests/unit/support/shadow_heap.h"
+#include "tests/unit/support/threads.h"
 
 namespace hakmem {
 namespace {
@@ -40,6 +40,8 @@ std::string line(const std::string& text, const void* address) {
 #define EXPECT_MISUSE(statement, text, address) \
   EXPECT_EXIT(statement, testing::KilledBySignal(SIGABRT), line(text, address))
 
+using test::OtherThread;
+
 class MisuseTest : public testing::Test {
  protected:
   MisuseTest() { test::start_process(); }
@@ -48,30 +50,6 @@ class MisuseTest : public testing::Test {
   test::SampleInterval interval_{0};
 };
 using MisuseDeathTest = MisuseTest;
-
-// An allocation of another thread that has not ended.
-class OtherThread {
- public:
-  template <class Body>
-  explicit OtherThread(Body body)
-      : thread_([this, body] {
-          body();
-          ready_ = true;
-          while (!stop_) std::this_thread::yield();
-        }) {
-    while (!ready_) std::this_thread::yield();
-  }
-  ~OtherThread() {
-    stop_ = true;
-    thread_.join();
-  }
-  OtherThread(const OtherThread&) = delete;
-  OtherThread& operator=(const OtherThread&) = delete;
-
- private:
-  std::atomic<bool> ready_{false}, stop_{false};
-  std::thread thread_;
-};
 
 TEST_F(MisuseDeathTest, DoubleFreeAtOnce) {
   for (size_t bytes : {size_t{1}, size_t{16}, size_t{100}, size_t{5000}, size_t{200000}}) {

@@ -57,6 +57,21 @@ LiveCounts used_in_slabs() {
   return used;
 }
 
+uint64_t unsampled_slabs() {
+  uint64_t count = 0;
+  metrics::heap_view.visit_superslabs(
+      [](void* argument, const metrics::SuperslabView& superslab) {
+        metrics::heap_view.visit_slabs(
+            superslab.address,
+            [](void* inner, const metrics::SlabView& slab) {
+              *static_cast<uint64_t*>(inner) += slab.state != SlabState::Sampled;
+            },
+            argument);
+      },
+      &count);
+  return count;
+}
+
 uint64_t committed_superslabs() {
   uint64_t count = 0;
   for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) count += heap.arena.reservation(r).committed.load();

@@ -23,6 +23,9 @@ void expect_allocations_counted();
 // (sampled slabs left out, which no refill is made from).
 LiveCounts used_in_slabs();
 
+// Slabs that hold blocks of a class; those of samples left out, of which one a class stays.
+uint64_t unsampled_slabs();
+
 uint64_t committed_superslabs();
 
 // Holds all books against the live blocks of the models:

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "allocator/api/allocator.h"
-#include "allocator/metrics/heap_view.h"
 #include "allocator/thread_cache/lifetime.h"
 #include "tests/unit/support/accounts.h"
 #include "tests/unit/support/build.h"
@@ -69,21 +68,6 @@ TEST_P(ShadowTest, MemoryComesAndGoes) {
 
 INSTANTIATE_TEST_SUITE_P(Seeds, ShadowTest, testing::Values(1, 2, 3, 4));
 
-uint64_t unsampled_slabs() {
-  uint64_t count = 0;
-  metrics::heap_view.visit_superslabs(
-      [](void* argument, const metrics::SuperslabView& superslab) {
-        metrics::heap_view.visit_slabs(
-            superslab.address,
-            [](void* inner, const metrics::SlabView& slab) {
-              *static_cast<uint64_t*>(inner) += slab.state != SlabState::Sampled;
-            },
-            argument);
-      },
-      &count);
-  return count;
-}
-
 // All blocks of a class, in each order of freeing, come back in the end.
 TEST(ThreadCache, EveryClassGivesItsMemoryBack) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
@@ -101,9 +85,9 @@ TEST(ThreadCache, EveryClassGivesItsMemoryBack) {
   // What is left is a current slab a class, and what the blocks in bins stand in.
   uint64_t in_use = 0;
   for (uint32_t i = 0; i < kSizeClassCount; ++i) in_use += 2 + kBinShapes[i].capacity / kClassShapes[i].capacity;
-  EXPECT_LE(unsampled_slabs(), in_use);
+  EXPECT_LE(test::unsampled_slabs(), in_use);
   flush_thread_cache();
-  EXPECT_EQ(unsampled_slabs(), 0u);
+  EXPECT_EQ(test::unsampled_slabs(), 0u);
 }
 
 }  // namespace

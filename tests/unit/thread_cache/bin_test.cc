@@ -1,0 +1,266 @@
+// Bins: what comes next out of one, what a full one gives back, and that the
+// blocks in it find their slabs again, whatever has become of these meanwhile.
+#include "allocator/thread_cache/bin.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <vector>
+
+#include "allocator/api/allocator.h"
+#include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/lifetime.h"
+#include "allocator/thread_cache/thread_cache.h"
+#include "tests/unit/support/accounts.h"
+#include "tests/unit/support/build.h"
+#include "tests/unit/support/counters.h"
+#include "tests/unit/support/shadow_heap.h"
+#include "tests/unit/support/threads.h"
+
+namespace hakmem {
+namespace {
+
+using test::LiveCounts;
+using test::OtherThread;
+using test::run_in_thread;
+
+std::vector<void*> allocate_many(size_t count, size_t bytes) {
+  std::vector<void*> blocks;
+  for (size_t i = 0; i < count; ++i) blocks.push_back(allocate(bytes));
+  return blocks;
+}
+
+void free_all(std::vector<void*>& blocks) {
+  for (void* block : blocks) free(block);
+  blocks.clear();
+}
+
+Slab* slab_of(void* block) { return heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->head(); }
+uintptr_t owner_of(void* block) { return slab_of(block)->owner.load(); }
+uint32_t in_bin(size_t bytes) { return thread_state.cache->blocks_in_bin(size_class_of(bytes)); }
+
+class BinTest : public testing::Test {
+ protected:
+  BinTest() { test::start_process(); }
+
+  // That nothing is left where blocks came from and went to: no block, no slab.
+  static void expect_all_returned() {
+    flush_thread_cache();
+    test::expect_books_balance({});
+    EXPECT_EQ(test::unsampled_slabs(), 0u);
+  }
+
+  // Samples do not go through bins.
+  test::SampleInterval interval_{0};
+};
+
+TEST_F(BinTest, TheLastBlockFreedComesNext) {
+  for (size_t bytes : {size_t{16}, size_t{100}, size_t{1000}, size_t{9000}, size_t{40000}}) {
+    std::vector<void*> blocks = allocate_many(5, bytes);
+    for (void* block : blocks) free(block);
+    for (size_t i = blocks.size(); i-- > 0;) EXPECT_EQ(allocate(bytes), blocks[i]) << bytes;
+    free_all(blocks);
+  }
+}
+
+TEST_F(BinTest, TheLastBlockFreedComesNextWhoeverOwnsItsSlab) {
+  std::vector<void*> blocks;
+  OtherThread owner([&] { blocks = allocate_many(5, 100); });
+  void* own = allocate(100);
+  ASSERT_NE(owner_of(blocks[0]), owner_of(own));
+  free(blocks[0]);
+  free(own);
+  free(blocks[1]);
+  EXPECT_EQ(allocate(100), blocks[1]);
+  EXPECT_EQ(allocate(100), own);
+  EXPECT_EQ(allocate(100), blocks[0]);
+  free(own);
+  free_all(blocks);
+}
+
+TEST_F(BinTest, AFullBinKeepsTheNewestAndGivesTheOldestBack) {
+  for (size_t bytes : {size_t{16}, size_t{512}, size_t{5000}, size_t{50000}}) {
+    uint32_t size_class = size_class_of(bytes);
+    uint32_t capacity = kBinShapes[size_class].capacity;
+    std::vector<void*> blocks = allocate_many(5 * capacity, bytes);
+    for (void* block : blocks) {
+      free(block);
+      ASSERT_LE(in_bin(bytes), capacity);
+    }
+    LiveCounts live{};
+    test::expect_books_balance(live);
+    size_t kept = in_bin(bytes);
+    ASSERT_GT(kept, 0u);
+    EXPECT_LE(kept * kClassShapes[size_class].block_bytes, kBigBytes);
+    if (!kBinShapes[size_class].is_big) {
+      // Of a big class the bin is full with the first of them, and takes no more.
+      for (size_t i = 0; i < kept; ++i) EXPECT_EQ(allocate(bytes), blocks[blocks.size() - 1 - i]) << bytes;
+      live[size_class] = kept;
+    }
+    test::expect_books_balance(live);
+    while (live[size_class]-- > 0) free(blocks[blocks.size() - 1 - live[size_class]]);
+  }
+  expect_all_returned();
+}
+
+// Blocks in a thread's bin, while their slab goes through the hands of others.
+class WanderingSlabTest : public BinTest {
+ protected:
+  static constexpr size_t kBytes = 1000;
+  static constexpr uint32_t kFreed = 20;
+
+  // Another thread allocates blocks of a slab, and this one frees half of them
+  // into its bin; `meanwhile` is called before this one gives them back.
+  void run(const std::function<void()>& meanwhile) {
+    {
+      OtherThread owner([&] { rest_ = allocate_many(2 * kFreed, kBytes); });
+      owner_ = &owner;
+      slab_ = slab_of(rest_[0]);
+      for (uint32_t i = 0; i < kFreed; ++i) {
+        free(rest_.back());
+        rest_.pop_back();
+      }
+      meanwhile();
+      ASSERT_EQ(in_bin(kBytes), kFreed);
+      expect_rest_live();
+      flush_thread_cache();
+      EXPECT_EQ(in_bin(kBytes), 0u);
+      expect_rest_live();
+    }
+    expect_rest_live();  // the owner has ended
+    free_all(rest_);
+    third_.run(flush_thread_cache);
+    expect_all_returned();
+  }
+
+  void expect_rest_live() const {
+    LiveCounts live{};
+    live[size_class_of(kBytes)] = rest_.size();
+    test::expect_books_balance(live);
+  }
+
+  // The owner takes what is left in the slab, and turns away from it.
+  void exhaust() {
+    owner_->run([&] {
+      while (slab_->owner.load() == thread_state.cache->tag()) rest_.push_back(allocate(kBytes));
+    });
+    ASSERT_EQ(slab_->owner.load(), owner::kUnowned);
+  }
+
+  void free_one() {
+    free(rest_.front());
+    rest_.erase(rest_.begin());
+  }
+
+  std::vector<void*> rest_;  // the live blocks, the first in the slab
+  Slab* slab_ = nullptr;
+  OtherThread* owner_ = nullptr;
+  OtherThread third_{test::start_process};
+};
+
+TEST_F(WanderingSlabTest, OwnedByAnother) {
+  run([&] { EXPECT_NE(slab_->owner.load(), thread_state.cache->tag()); });
+}
+
+TEST_F(WanderingSlabTest, LeftByItsOwner) {
+  run([&] {
+    owner_->run(flush_thread_cache);
+    EXPECT_EQ(slab_->owner.load(), owner::kPooled);
+  });
+}
+
+TEST_F(WanderingSlabTest, OwnedByNobody) {
+  run([&] { exhaust(); });
+}
+
+TEST_F(WanderingSlabTest, ClaimedByThisThread) {
+  run([&] {
+    exhaust();
+    free_one();
+    EXPECT_EQ(slab_->owner.load(), thread_state.cache->tag());
+    rest_.insert(rest_.begin(), allocate(kBytes));
+  });
+}
+
+TEST_F(WanderingSlabTest, ClaimedByAThird) {
+  run([&] {
+    exhaust();
+    third_.run([&] {
+      free_one();
+      EXPECT_EQ(slab_->owner.load(), thread_state.cache->tag());
+    });
+  });
+}
+
+TEST_F(WanderingSlabTest, AdoptedByAThirdThatAllocatesFromIt) {
+  run([&] {
+    owner_->run(flush_thread_cache);
+    third_.run([&] {
+      rest_.push_back(allocate(kBytes));
+      EXPECT_EQ(slab_of(rest_.back()), slab_);
+      EXPECT_EQ(slab_->owner.load(), thread_state.cache->tag());
+    });
+  });
+}
+
+// A thread that comes to own more sleeping slabs than it may keep turns away from
+// some, of which it still has blocks in its bin.
+TEST_F(BinTest, BlocksOfSlabsThatTheThreadTurnedAwayFrom) {
+  constexpr size_t kBytes = 1024;
+  constexpr uint32_t kSlabs = 300, kWatched = 20;
+  const uint32_t capacity = kClassShapes[size_class_of(kBytes)].capacity;
+  OtherThread other(test::start_process);
+  std::vector<void*> blocks = allocate_many(size_t{kSlabs} * capacity, kBytes);
+  auto nth = [&](uint32_t slab, uint32_t i) -> void*& { return blocks[slab * capacity + i]; };
+  LiveCounts live{};
+  uint64_t& count = live[size_class_of(kBytes)];
+  count = blocks.size();
+  auto release = [&](void*& block) {
+    free(block);
+    block = nullptr;
+    --count;
+  };
+  for (uint32_t i = 0; i < kWatched; ++i) release(nth(i, 0));
+  for (uint32_t i = kWatched; i < kSlabs; ++i) {
+    free(nth(i, 0));  // claims the slab
+    ASSERT_EQ(nth(i, 0), allocate(kBytes));
+  }
+  ASSERT_EQ(in_bin(kBytes), kWatched);
+  std::vector<uint32_t> unowned;
+  for (uint32_t i = 0; i < kWatched; ++i)
+    if (owner_of(nth(i, 1)) == owner::kUnowned) unowned.push_back(i);
+  ASSERT_GE(unowned.size(), 4u);
+  // Another thread claims every other one.
+  other.run([&] {
+    for (size_t i = 0; i < unowned.size(); i += 2) release(nth(unowned[i], 1));
+  });
+  test::expect_books_balance(live);
+  flush_thread_cache();
+  test::expect_books_balance(live);
+  for (void* block : blocks) free(block);
+  other.run(flush_thread_cache);
+  expect_all_returned();
+}
+
+TEST_F(BinTest, AThreadThatEndsLeavesNothing) {
+  std::vector<void*> foreign;
+  for (uint32_t i = 0; i < kSizeClassCount; ++i)
+    for (int k = 0; k < 3; ++k) foreign.push_back(allocate(kClassShapes[i].block_bytes));
+  ThreadCache* cache = nullptr;
+  run_in_thread([&] {
+    std::vector<void*> blocks;
+    for (uint32_t i = 0; i < kSizeClassCount; ++i)
+      for (int k = 0; k < 50; ++k) blocks.push_back(allocate(kClassShapes[i].block_bytes));
+    free_all(blocks);
+    free_all(foreign);
+    cache = thread_state.cache;
+    uint32_t waiting = 0;
+    for (uint32_t i = 0; i < kSizeClassCount; ++i) waiting += cache->blocks_in_bin(i);
+    EXPECT_GT(waiting, 1000u);
+  });
+  for (uint32_t i = 0; i < kSizeClassCount; ++i) EXPECT_EQ(cache->blocks_in_bin(i), 0u) << i;
+  expect_all_returned();
+}
+
+}  // namespace
+}  // namespace hakmem
