@@ -129,11 +129,11 @@ export const requests: RowSpec = {
     {
       ...kThird,
       width: 12,
-      title: 'Objects to thread caches by size class',
-      about: 'Where the allocation traffic is, as of the last refills.',
+      title: 'Allocations by size class',
+      about: 'Where the allocation traffic is, as of the last look at each thread\'s bins.',
       unit: 'ops',
       stacked: true,
-      queries: [{ expr: bySizeClass(rate('hakmem_refill_objects_total')), legend: '{{size_class}}' }],
+      queries: [{ expr: bySizeClass(rate('hakmem_allocations_total')), legend: '{{size_class}}' }],
     },
     {
       ...kThird,
