@@ -92,7 +92,8 @@ HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::Threa
     metrics::ThreadCacheView view{};
     view.is_thread = use == ThreadCache::Use::kThread;
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
-      view.listed[size_class] = cache->blocks_in_bin(size_class);
+      view.listed[size_class] =
+          static_cast<uint32_t>(cache->slots + kBinShapes[size_class].bottom - cache->bins[size_class].top);
     visit(argument, view);
   }
   metrics::ThreadCacheView pooled{};

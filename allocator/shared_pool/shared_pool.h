@@ -107,7 +107,8 @@ class SharedPool {
   }
 
   // Whether the block is pooled; a guess while others give and take.
-  bool has_block(uint32_t size_class, const Block* block) const HAKMEM_NO_THREAD_ANALYSIS {
+  __attribute__((no_sanitize("thread"))) bool has_block(uint32_t size_class,
+                                                        const Block* block) const HAKMEM_NO_THREAD_ANALYSIS {
     const Blocks& pooled = blocks_[size_class];
     for (uint32_t i = 0; i < pooled.count.load(std::memory_order_relaxed); ++i)
       if (pooled.blocks[i] == block) return true;
