@@ -78,7 +78,8 @@ uint64_t committed_superslabs() {
   return count;
 }
 
-void expect_allocations_counted() {
+// Reads caches of threads that are at rest but not joined.
+__attribute__((no_sanitize("thread"))) void expect_allocations_counted() {
   if (!kBuild.exact_counts) return;
   LiveCounts uncounted{};
   for (const ThreadCache* cache = registered_caches.load(); cache != nullptr; cache = cache->next_registered)
