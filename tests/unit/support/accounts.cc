@@ -84,7 +84,8 @@ __attribute__((no_sanitize("thread"))) void expect_allocations_counted() {
   LiveCounts uncounted{};
   for (const ThreadCache* cache = registered_caches.load(); cache != nullptr; cache = cache->next_registered)
     for (uint32_t i = 0; i < kSizeClassCount; ++i) {
-      uint64_t left = cache->blocks_in_bin(i) + cache->bins[i].frees_left;
+      auto blocks = static_cast<uint64_t>(cache->slots + kBinShapes[i].bottom - cache->bins[i].top);
+      uint64_t left = blocks + cache->bins[i].frees_left;
       uint64_t since = cache->classes[i].countdown.blocks_and_frees - left;
       EXPECT_LE(since, kBinShapes[i].capacity) << "not counted yet in class " << i;
       uncounted[i] += since;
