@@ -88,7 +88,6 @@ struct alignas(64) ThreadCache {
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
   size_t big_bytes = 0;                  // in the bins of big classes, as of their last frees
   [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
-  uint32_t shard = 0;  // of the counters
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
 
   // Registry of all caches; written under its lock.
@@ -96,6 +95,7 @@ struct alignas(64) ThreadCache {
   // kNever: the late cache, until it is needed for the first time.
   enum class Use : uint8_t { kNever, kFree, kThread, kOrphan, kLate };
   std::atomic<Use> use{Use::kNever};
+  uint32_t shard = 0;  // of the counters
 
   uintptr_t tag() const { return reinterpret_cast<uintptr_t>(this); }
 
