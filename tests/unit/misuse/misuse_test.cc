@@ -11,8 +11,10 @@
 
 #include "allocator/api/allocator.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/lifetime.h"
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
+#include "tests/unit/support/sampling.h"
 #include "tests/unit/support/shadow_heap.h"
 #include "tests/unit/support/threads.h"
 
@@ -111,6 +113,56 @@ TEST_F(MisuseDeathTest, DoubleFreeByAThreadThatDoesNotOwnIt) {
   release(neighbour);
 }
 
+// Wherever the block waits for its next use, the second free finds it there.
+TEST_F(MisuseDeathTest, DoubleFreeOfABlockOnItsSlabsList) {
+  void* block = allocate(100);
+  void* neighbour = allocate(100);
+  EXPECT_MISUSE((release(block), flush_thread_cache(), release(block)), kDoubleFree, block);
+  EXPECT_MISUSE((release(block), flush_thread_cache(), release(neighbour), release(block)), kDoubleFree, block);
+  release(block);
+  release(neighbour);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeOfABlockInAnotherThreadsBin) {
+  void* block = allocate(100);
+  OtherThread other([&] { release(block); });
+  EXPECT_MISUSE(release(block), kDoubleFree, block);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeOfABlockOnARemoteList) {
+  void* block = allocate(300);
+  void* neighbour = allocate(300);
+  OtherThread other([&] {
+    release(block);
+    flush_thread_cache();
+  });
+  const Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
+  ASSERT_EQ(RemoteList::count(slab->remote.load()), 1u);
+  EXPECT_MISUSE(release(block), kDoubleFree, block);
+  release(neighbour);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeOfAPooledBlock) {
+  std::vector<void*> blocks;
+  for (int i = 0; i < 1000; ++i) blocks.push_back(allocate(64));
+  OtherThread other([&] {
+    for (void* block : blocks) release(block);
+  });
+  ASSERT_TRUE(heap.pool.has_block(size_class_of(64), static_cast<Block*>(blocks[0])));
+  EXPECT_MISUSE(release(blocks[0]), kDoubleFree, blocks[0]);
+}
+
+TEST_F(MisuseDeathTest, DoubleFreeOfABlockThatWaitsForASample) {
+  if (!kBuild.stats) GTEST_SKIP() << "this build does not sample";
+  std::vector<void*> blocks;
+  for (int i = 0; i < 10; ++i) blocks.push_back(allocate(208));
+  for (void* block : blocks) release(block);
+  test::set_countdown(size_class_of(208), 5);
+  const Block* hidden = thread_state.cache->classes[size_class_of(208)].countdown.hidden;
+  ASSERT_TRUE(std::find(blocks.begin(), blocks.end(), hidden) != blocks.end());
+  for (void* block : blocks) EXPECT_MISUSE(release(block), kDoubleFree, block);
+}
+
 TEST_F(MisuseDeathTest, DoubleFreeInASlabThatNobodyOwns) {
   // Exhausts a slab, so that its owner turns away from it.
   const uint32_t capacity = kClassShapes[size_class_of(1000)].capacity;
@@ -179,6 +231,18 @@ TEST_F(MisuseDeathTest, InteriorPointers) {
   release(small);
   release(large);
   release(huge);
+}
+
+// The first word of a freed block says that it is free, and its next malloc looks there.
+TEST_F(MisuseDeathTest, AWriteIntoTheFirstWordIsFoundByTheNextMalloc) {
+  for (size_t bytes : {size_t{16}, size_t{1000}, size_t{5000}, size_t{40000}}) {
+    auto* block = static_cast<char*>(allocate(bytes));
+    for (int offset : {0, 3, 7}) {
+      EXPECT_MISUSE((release(block), block[offset] = static_cast<char>(~block[offset]), (void)allocate(bytes)),
+                    kCorrupted, block);
+    }
+    release(block);
+  }
 }
 
 TEST_F(MisuseDeathTest, AWriteAfterFreeIsFoundWhenTheBlockIsUsedAgain) {

@@ -1,16 +1,24 @@
 // fork() from a process whose other threads are in the middle of anything.
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "allocator/api/allocator.h"
+#include "allocator/api/statistics.h"
+#include "allocator/thread_cache/lifetime.h"
 #include "tests/unit/support/accounts.h"
 #include "tests/unit/support/build.h"
+#include "tests/unit/support/counters.h"
+#include "tests/unit/support/random.h"
 #include "tests/unit/support/shadow_heap.h"
 #include "tests/unit/support/threads.h"
 
@@ -108,6 +116,147 @@ TEST(Fork, ChildrenAdoptTheSlabsOfOtherThreads) {
   stop = true;
   other.join();
   test::expect_books_balance({});
+}
+
+// Forks and expects that the child's work returns 0.
+template <class Work>
+void expect_in_child(Work work) {
+  pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) ::_exit(work());
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  ASSERT_EQ(WEXITSTATUS(status), 0);
+}
+
+// Of no class that the tests use, and no sample, so that the child has to look for
+// memory, and adopts what the parent's other threads had.
+void* allocate_and_adopt() {
+  test::SampleInterval interval(0);
+  return allocate(200 * kKiB);
+}
+
+// Nothing is lost of what waited in the bins of threads that stood still: in the
+// child the books balance, and when all is freed no slab is left.
+TEST(Fork, ChildrenAdoptTheBinsOfOtherThreads) {
+  constexpr uint32_t kThreads = 4;
+  test::SampleInterval interval(4000);  // some bins hide blocks
+  test::start_process();
+  test::OtherThread threads[kThreads];
+  static void* live[50000];
+  static uint32_t live_count = 0;
+  test::Random random(3);
+  for (uint32_t round = 0; round < 3 * kThreads; ++round)
+    threads[round % kThreads].run([&] {
+      for (uint32_t i = 0; i < 3000; ++i) live[live_count++] = allocate(random.log_uniform(14));
+      // Its own and those of others.
+      while (live_count > 1000 + round) {
+        std::swap(live[random.below(live_count)], live[live_count - 1]);
+        free(live[--live_count]);
+      }
+    });
+  test::LiveCounts counts{};
+  for (uint32_t i = 0; i < live_count; ++i) ++counts[test::class_of_block(live[i])];
+  ASSERT_EQ(test::live_by_view(), counts);
+  expect_in_child([&] {
+    void* block = allocate_and_adopt();
+    ++counts[test::class_of_block(block)];
+    if (!heap_is_consistent()) return 1;
+    if (test::live_by_view() != counts) return 2;
+    free(block);
+    for (uint32_t i = 0; i < live_count; ++i) free(live[i]);
+    flush_thread_cache();
+    return test::unsampled_slabs() == 0 ? 0 : 3;
+  });
+  while (live_count > 0) free(live[--live_count]);
+}
+
+// Threads that a signal stops at any instruction of malloc and free.
+class StoppedThreads {
+ public:
+  static constexpr uint32_t kThreads = 2, kBlocks = 6;
+  static constexpr size_t kBytes[] = {48, 1040};
+
+  StoppedThreads() {
+    struct sigaction action {};
+    action.sa_handler = stand_still;
+    ::sigaction(SIGUSR1, &action, nullptr);
+    for (uint32_t i = 0; i < kThreads; ++i) threads_.emplace_back([this, i] { work(i); });
+    while (warm.load() < kThreads) std::this_thread::yield();
+  }
+  ~StoppedThreads() {
+    stop_ = true;
+    for (std::thread& thread : threads_) thread.join();
+    ::signal(SIGUSR1, SIG_DFL);
+  }
+  StoppedThreads(const StoppedThreads&) = delete;
+  StoppedThreads& operator=(const StoppedThreads&) = delete;
+
+  template <class Work>
+  void while_stopped(Work work) {
+    for (std::thread& thread : threads_) ::pthread_kill(thread.native_handle(), SIGUSR1);
+    while (standing.load() < kThreads) std::this_thread::yield();
+    work();
+    standing = 0;
+    round.fetch_add(1);
+  }
+
+  // What the threads hold is still as they wrote it.
+  bool is_whole() const {
+    for (uint32_t i = 0; i < kThreads; ++i)
+      for (uint32_t k = 0; k < kBlocks; ++k) {
+        const unsigned char* block = held_[i][k].load();
+        size_t bytes = kBytes[k % 2];
+        if (block != nullptr && !std::all_of(block, block + bytes, [i](unsigned char c) { return c == i + 1; }))
+          return false;
+      }
+    return true;
+  }
+
+ private:
+  static void stand_still(int) {
+    uint32_t now = round.load();
+    standing.fetch_add(1);
+    while (round.load() == now) continue;
+  }
+
+  void work(uint32_t thread) {
+    test::Random random(thread);
+    for (uint32_t i = 0; !stop_.load(); ++i) {
+      if (i == 10000) warm.fetch_add(1);  // from here on no lock is taken
+      uint32_t k = random.below(kBlocks);
+      if (unsigned char* block = held_[thread][k].exchange(nullptr); block != nullptr) {
+        free(block);
+        continue;
+      }
+      auto* block = static_cast<unsigned char*>(allocate(kBytes[k % 2]));
+      memset(block, static_cast<int>(thread + 1), kBytes[k % 2]);
+      held_[thread][k].store(block);
+    }
+    for (auto& block : held_[thread]) free(block.load());
+  }
+
+  static inline std::atomic<uint32_t> warm{0}, standing{0}, round{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<unsigned char*> held_[kThreads][kBlocks]{};
+  std::vector<std::thread> threads_;
+};
+
+TEST(Fork, AChildForkedInTheMiddleOfMallocAndFreeFindsNoBlockTwice) {
+  if (test::kThreadSanitizer) GTEST_SKIP() << "the sanitizer delays signals";
+  test::SampleInterval interval(0);
+  test::start_process();
+  StoppedThreads threads;
+  for (uint32_t i = 0; i < (test::kSanitized ? 25 : 100) && !testing::Test::HasFailure(); ++i)
+    threads.while_stopped([&] {
+      expect_in_child([&] {
+        allocate_and_adopt();
+        for (size_t bytes : StoppedThreads::kBytes)
+          for (int n = 0; n < 1000; ++n) memset(allocate(bytes), 0xEE, bytes);
+        return threads.is_whole() ? 0 : 1;
+      });
+    });
 }
 
 TEST(Fork, GrandchildrenWork) {
