@@ -16,20 +16,27 @@ namespace hakmem {
 // Guarded by the lock of whoever owns it.
 class PurgePolicy {
  public:
-  // Bytes to purge now, given what is retained and used; at most kMaxPurgeBytes,
-  // so that no single free takes long.
-  size_t excess(size_t retained, size_t used) {
+  // Churn widens the hold-back by at most so many eighths of what is used, and a purge.
+  constexpr explicit PurgePolicy(uint32_t churn_eighths = 4) : churn_eighths_(churn_eighths) {}
+
+  // Bytes by which `retained` exceeds the hold-back; 0 when it does not.
+  size_t surplus(size_t retained, size_t used) const {
     size_t hold_back = used / 10 > kMinHoldBack ? used / 10 : kMinHoldBack;
     hold_back += churn_;
     if (retained <= hold_back) return 0;
     // A little below the limit, so that the next free does not purge again.
-    size_t excess = retained - hold_back + kPurgeStep;
-    return excess < kMaxPurgeBytes ? excess : kMaxPurgeBytes;
+    return retained - hold_back + kPurgeStep;
+  }
+
+  // The part of it to purge now; at most kMaxPurgeBytes, so that no single free takes long.
+  size_t excess(size_t retained, size_t used) const {
+    size_t bytes = surplus(retained, used);
+    return bytes < kMaxPurgeBytes ? bytes : kMaxPurgeBytes;
   }
 
   // Purged memory was taken into use again, `used` with it: purging it was a loss.
   void taken_again(size_t bytes, size_t used) {
-    size_t limit = used / 2 + kMaxPurgeBytes;
+    size_t limit = used / 8 * churn_eighths_ + kMaxPurgeBytes;
     churn_ = churn_ + bytes < limit ? churn_ + bytes : limit;
   }
 
@@ -46,6 +53,7 @@ class PurgePolicy {
   static constexpr size_t kPurgeStep = 1 * kMiB;
   static constexpr size_t kMaxPurgeBytes = 16 * kMiB;
 
+  uint32_t churn_eighths_;
   size_t churn_ = 0;
 };
 

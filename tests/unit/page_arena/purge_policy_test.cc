@@ -18,6 +18,7 @@ TEST(PurgePolicy, HoldsBack32MiBOrATenth) {
 TEST(PurgePolicy, OnePurgeIsBounded) {
   PurgePolicy policy;
   EXPECT_EQ(policy.excess(kGiB, 0), 16 * kMiB);
+  EXPECT_GE(policy.surplus(kGiB, 0), kGiB - 32 * kMiB);  // which is not all that there is
   size_t little = policy.excess(33 * kMiB, 0);
   EXPECT_GE(little, kMiB);
   EXPECT_LE(little, 3 * kMiB);
@@ -35,6 +36,13 @@ TEST(PurgePolicy, HoldsBackMoreWhilePurgedMemoryIsTakenAgain) {
   for (int second = 0; second < 10; ++second) policy.decay(0);
   EXPECT_GT(policy.excess((32 + 20) * kMiB, 0), 0u);
   EXPECT_EQ(policy.excess((32 + 14) * kMiB, 0), 0u);
+}
+
+TEST(PurgePolicy, TheBoundOfChurnIsAShareOfWhatIsUsed) {
+  PurgePolicy policy(6);
+  policy.taken_again(100 * kGiB, 400 * kMiB);
+  EXPECT_EQ(policy.surplus((32 + 300 + 16) * kMiB, 0), 0u);
+  EXPECT_GT(policy.surplus((32 + 300 + 16) * kMiB + 1, 0), 0u);
 }
 
 TEST(PurgePolicy, DecayGivesBackHalfInTenSeconds) {

@@ -57,6 +57,15 @@ bool lies_within(const std::map<uintptr_t, size_t>& ranges, uintptr_t address, s
   return address + bytes <= range->first + range->second;
 }
 
+// Takes [address, address + bytes) out of the entry that it lies within.
+void cut(std::map<uintptr_t, size_t>& ranges, uintptr_t address, size_t bytes) {
+  auto range = std::prev(ranges.upper_bound(address));
+  uintptr_t range_end = range->first + range->second;
+  range->second = address - range->first;  // what stays below
+  if (address + bytes < range_end) ranges[address + bytes] = range_end - address - bytes;
+  if (range->second == 0) ranges.erase(range);
+}
+
 }  // namespace
 
 void* FakeMemory::reserve(size_t bytes, size_t alignment, uintptr_t hint) {
@@ -100,11 +109,7 @@ void FakeMemory::release(void* address, size_t bytes) {
   uintptr_t start = reinterpret_cast<uintptr_t>(address);
   for (auto* ranges : {&state->reserved, &state->mapped}) {
     if (!lies_within(*ranges, start, bytes)) continue;
-    auto range = std::prev(ranges->upper_bound(start));
-    uintptr_t range_end = range->first + range->second;
-    range->second = start - range->first;  // what stays below
-    if (start + bytes < range_end) (*ranges)[start + bytes] = range_end - start - bytes;
-    if (range->second == 0) ranges->erase(range);
+    cut(*ranges, start, bytes);
     state->committed_pages.erase(state->committed_pages.lower_bound(start),
                                  state->committed_pages.lower_bound(start + bytes));
     LinuxMemory::release(address, bytes);
@@ -131,8 +136,8 @@ bool FakeMemory::map_at(void* address, size_t bytes) {
 void* FakeMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
   std::lock_guard guard(mutex);
   if (refuses(Call::kRemap)) return nullptr;
-  auto range = state->mapped.find(reinterpret_cast<uintptr_t>(address));
-  if (range == state->mapped.end() || range->second != old_bytes) {
+  uintptr_t start = reinterpret_cast<uintptr_t>(address);
+  if (!lies_within(state->mapped, start, old_bytes)) {
     ADD_FAILURE() << "remap of what is not mapped";
     return nullptr;
   }
@@ -146,7 +151,7 @@ void* FakeMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
     moved = LinuxMemory::remap(address, old_bytes, new_bytes);
     if (moved == nullptr) return nullptr;
   }
-  state->mapped.erase(range);
+  cut(state->mapped, start, old_bytes);
   state->mapped[reinterpret_cast<uintptr_t>(moved)] = new_bytes;
   return moved;
 }
