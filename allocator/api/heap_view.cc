@@ -128,9 +128,8 @@ LockStatsView lock_stats(metrics::Lock lock) {
 
 }  // namespace
 
-constinit const metrics::HeapView metrics::heap_view{view_class_bytes, visit_superslabs, visit_slabs,
-                                                     visit_huge,       visit_threads,    visit_reservations,
-                                                     visit_metadata,   lock_stats,       purge_all};
+constinit const metrics::HeapView metrics::heap_view{view_class_bytes, visit_superslabs,   visit_slabs,    visit_huge,
+                                                     visit_threads,    visit_reservations, visit_metadata, lock_stats};
 
 static_assert(static_cast<uint8_t>(LockRank::kPageArena) == static_cast<uint8_t>(metrics::Lock::PageArena));
 static_assert(static_cast<uint8_t>(LockRank::kCount) == metrics::kCountOf<metrics::Lock>);

@@ -66,8 +66,6 @@ struct HeapView {
   // Committed metadata ranges: slab records, thread caches, registries.
   void (*visit_metadata)(void (*visit)(void*, const RangeView&), void*);
   LockStatsView (*lock_stats)(Lock lock);
-  // Purges everything that is free; returns bytes given back (malloc_trim).
-  size_t (*purge_all)();
 };
 
 extern const HeapView heap_view;  // defined in api/

@@ -167,8 +167,8 @@ class PageArena {
  private:
   // Slab records are committed for so many superslabs at once: fewer system calls.
   static constexpr uint32_t kMetadataBatch = 16;
-  static constexpr size_t kMetadataChunkBytes = 64 * kKiB;
-  static constexpr uint32_t kMaxChunks = 512;
+  static constexpr size_t kMetadataChunkBytes = 256 * kKiB;
+  static constexpr uint32_t kMaxChunks = 4096;
 
   struct Chunk {
     uintptr_t address;

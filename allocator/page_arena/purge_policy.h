@@ -40,8 +40,8 @@ class PurgePolicy {
     churn_ = churn_ + bytes < limit ? churn_ + bytes : limit;
   }
 
-  // A second has passed: bytes to purge, so that half of what is retained goes
-  // in about ten of them.
+  // A second has passed: bytes to purge, for those who follow it so many that
+  // half of what is retained goes in about ten of them.
   size_t decay(size_t retained) {
     churn_ -= churn_ / 8;
     size_t part = retained / 16;

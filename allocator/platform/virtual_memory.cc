@@ -48,7 +48,7 @@ void* LinuxMemory::reserve(size_t bytes, size_t alignment, uintptr_t hint) {
   void* address = map_aligned(bytes, alignment, hint, PROT_NONE, MAP_NORESERVE);
   if (address == nullptr) return nullptr;
   // A kernel that backs every mapping with huge pages would make each small
-  // process 2 MiB larger; dense superslabs may be promoted later.
+  // process 2 MiB larger.
   ::madvise(address, bytes, MADV_NOHUGEPAGE);
   // A reservation of many GiB has no place in a core dump; commit() undoes it.
   ::madvise(address, bytes, MADV_DONTDUMP);

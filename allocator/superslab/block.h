@@ -1,7 +1,7 @@
 // A free block and its protected link.
 //
 // A free block holds two words: the free key, which says "this block is free",
-// and on a list of its slab the link to the next one, as (next ^ this) ^ secret.
+// and on a slab's remote list the link to the next one, as (next ^ this) ^ secret.
 // The key stands first, where a write through a stale pointer goes most often:
 // it is checked when the block is handed out. Decoding a link gives the distance
 // to the next block: a distance of a superslab or more is either the end of the

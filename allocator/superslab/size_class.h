@@ -70,7 +70,7 @@ constexpr ClassShape make_shape(uint32_t size_class) {
   size_t bytes = class_bytes(size_class);
   // The smallest span of which at most an eighth is left over. Small spans: what
   // a thread keeps of a class that it seldom uses is one slab. Of the large
-  // classes it is a slab of one to five blocks.
+  // classes it is a slab of one to six blocks.
   size_t fewest = bytes <= kUnitBytes / 2 ? 4 : 1;
   uint32_t units = 1;
   while (units * kUnitBytes / bytes < fewest || units * kUnitBytes % bytes * 8 > units * kUnitBytes) ++units;

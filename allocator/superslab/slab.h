@@ -7,14 +7,14 @@
 //   current    a thread refills a class from it               <- next_slab
 //   available  owned, has free blocks, waits to be current    <- place
 //   sleeping   owned, too few free blocks to be worth it      <- place
-//   unowned    exhausted when its owner turned away           <- abandon
+//   unowned    its owner turned away, nearly all blocks live   <- abandon
 //   pooled     part-full, left in the shared pool             <- give
 //   sampled    holds sampled objects; no thread owns it ever
 //   large      one allocation of its own
 //
 // Invariant, for the owner, after settle():
-//   carved == used + blocks on `free`
-//   used   == blocks held by the program, in a thread cache, or on `remote`
+//   carved == used + blocks in the free map
+//   used   == blocks held by the program, in a bin or the pool, or on `remote`
 #pragma once
 
 #include <atomic>
@@ -56,18 +56,22 @@ struct RemoteList {
 struct Superslab;
 struct Bin;  // thread_cache/bin.h
 
+// One bit for each block of a unit of the smallest class.
+inline constexpr uint32_t kFreeMapWords = kUnitBytes / kBlockAlignment / 64;
+
 struct alignas(64) Slab {
-  // -- the line that malloc and free touch; written by the owner ---------------------------------
+  // -- the line that free touches; written by the owner -------------------------------------------
   std::atomic<uintptr_t> owner;  // claimed by compare-and-swap from kUnowned; else written by the owner or under a lock
-  Block* free;                   // blocks that came back from the owner's bin
+  uint64_t* free_map;            // blocks that came back from bins: kFreeMapWords, set once, as is `superslab`
   uint32_t countdown;            // blocks that may come back until settle() is due
   uint32_t countdown_start;
   uint32_t used;  // as of the last settle()
   uint32_t carved;
   uint32_t size_class;  // metrics::kLargeClass for a large allocation
   SlabState state;
-  Bin* bin;    // of the owner, for the class; set by a thread that becomes the owner
-  Slab* next;  // in the owner's or the pool's list of slabs
+  uint8_t free_word;  // no word of the free map below this one has a bit
+  Bin* bin;           // of the owner, for the class; set by a thread that becomes the owner
+  Slab* next;         // in the owner's or the pool's list of slabs
   Slab* previous;
 
   // -- the line that others touch ---------------------------------------------------------------
@@ -82,7 +86,7 @@ struct alignas(64) Slab {
 
   const ClassShape& shape() const { return kClassShapes[size_class]; }
   uint32_t settled_frees() const { return countdown_start - countdown; }
-  uint32_t listed() const { return carved - used; }  // on `free`, after settle()
+  uint32_t listed() const { return carved - used; }  // in the free map, after settle()
   Slab* head() { return this - unit; }
 
   // Takes the frees since the last time into account. Owner only. Returns how many they were.
@@ -93,18 +97,46 @@ struct alignas(64) Slab {
     return frees;
   }
 
-  // Sets after how many frees by the owner its cold path is entered. Owner only, settled.
+  // Sets after how many blocks that the owner puts back it settles. Owner only, settled.
   void set_countdown(uint32_t frees) { countdown = countdown_start = frees; }
+
+  // Of the block that `address`, which lies in the slab, is in.
+  uint64_t index_of(uintptr_t address) const { return (address - start) * shape().reciprocal >> kReciprocalShift; }
 
   // Whether a block that was carved starts at `address`, which lies in the slab.
   bool is_block_start(uintptr_t address) {
-    uint64_t offset = address - start;
-    uint64_t index = offset * shape().reciprocal >> kReciprocalShift;
+    uint64_t index = index_of(address);
     // Relaxed: the owner may be carving further.
-    return index * shape().block_bytes == offset && index < std::atomic_ref(carved).load(std::memory_order_relaxed);
+    return index * shape().block_bytes == address - start &&
+           index < std::atomic_ref(carved).load(std::memory_order_relaxed);
   }
 
-  bool is_exhausted() const { return free == nullptr && carved == shape().capacity; }
+  // The free map stands apart from the blocks: no block is touched when it comes
+  // back or is taken, and those of the lowest addresses are taken first. Owner only.
+  void put_free(Block* block) { put_free(block, shape().reciprocal); }
+  // With the reciprocal of its shape, for who puts many.
+  void put_free(Block* block, uint64_t reciprocal) {
+    uint64_t index = (reinterpret_cast<uintptr_t>(block) - start) * reciprocal >> kReciprocalShift;
+    uint32_t word = static_cast<uint32_t>(index / 64);
+    free_map[word] |= uint64_t{1} << index % 64;
+    if (word < free_word) free_word = static_cast<uint8_t>(word);
+  }
+  // Takes up to `limit` blocks; `blocks` gets them in the order of their
+  // addresses. Returns how many; as many as there are, but for a child forked in
+  // the middle of a change.
+  uint32_t take_free(Block** blocks, uint32_t limit);
+  void clear_free_map() {
+    for (uint32_t word = 0; word * 64 < carved; ++word) {
+      free_map[word] = 0;
+      __asm__("");  // a loop, and no call of memset: most slabs have few words
+    }
+    free_word = 0;
+  }
+  // Any thread, as of some moment.
+  bool has_free(const Block* block) const;
+  uint32_t count_free() const;
+
+  bool is_exhausted() const { return used == shape().capacity; }  // after settle()
 
   // Debug builds and tests; owner only.
   bool is_consistent() const;
@@ -112,7 +144,7 @@ struct alignas(64) Slab {
 static_assert(sizeof(Slab) == 128);
 static_assert(sizeof(Slab) * kUnitsPerSuperslab == kSuperslabMetadataBytes);
 
-// Never reached by frees: the current slab has no threshold.
+// Never reached by frees: of a slab that no thread owns.
 inline constexpr uint32_t kNoThreshold = 1u << 31;
 
 // A doubly linked list of slabs through Slab::next.

@@ -11,10 +11,10 @@ namespace hakmem {
 
 using SuperslabState = metrics::SuperslabState;
 
-// Invariants: dirty is a subset of free; a unit being purged is in neither.
-// All fields but the constants are written under the lock of SuperslabHeap.
 inline constexpr uint32_t kPurgedBin = kUnitsPerSuperslab + 1;
 
+// Invariants: dirty is a subset of free; a unit being purged is in neither.
+// All fields but the constants are written under the lock of SuperslabHeap.
 struct alignas(64) Superslab {
   uintptr_t address;  // constant
   Slab* slabs;        // constant; one record a unit

@@ -60,7 +60,7 @@ class SuperslabHeap {
     uint32_t run = bit_run(static_cast<uint32_t>(slab - superslab->slabs), slab->units);
     used_bytes_ -= slab->units * kUnitBytes;
     retained_bytes_.store(retained_bytes() + slab->units * kUnitBytes, std::memory_order_relaxed);
-    slab->free = nullptr;
+    slab->clear_free_map();
     slab->used = slab->carved = 0;
     slab->set_countdown(kNoThreshold);
     for (uint32_t i = slab->units; i-- > 0;) {
@@ -170,6 +170,8 @@ class SuperslabHeap {
   }
 
  private:
+  // Of a superslab, behind its record; pages of it are used as its slabs take blocks back.
+  static constexpr size_t kFreeMapBytes = kUnitsPerSuperslab * kFreeMapWords * sizeof(uint64_t);
   static constexpr uint32_t kMaxRemaps = 4;
   static constexpr uint32_t kDirtyTries = 16;  // superslabs looked at for a run that holds pages
 
@@ -215,7 +217,8 @@ class SuperslabHeap {
       if (Superslab* superslab = map_released(); superslab != nullptr) return superslab;
     }
     // The record first, and kept where the superslab itself cannot be had.
-    if (spare_record_ == nullptr) spare_record_ = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab)));
+    if (spare_record_ == nullptr)
+      spare_record_ = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab) + kFreeMapBytes));
     if (spare_record_ == nullptr) return nullptr;
     auto created = arena_.take_superslab();
     if (created.address == 0) return nullptr;
@@ -224,9 +227,11 @@ class SuperslabHeap {
     superslab->address = created.address;
     superslab->slabs = reinterpret_cast<Slab*>(created.metadata);
     superslab->free = ~0u;
+    auto* free_maps = reinterpret_cast<uint64_t*>(superslab + 1);
     for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
       superslab->slabs[i].start = created.address + i * kUnitBytes;
       superslab->slabs[i].superslab = superslab;
+      superslab->slabs[i].free_map = free_maps + i * kFreeMapWords;
     }
     link(superslab);
     if (created.reservation == 0 && created.index == 0) {
@@ -259,7 +264,6 @@ class SuperslabHeap {
       slab[i].unit = static_cast<uint16_t>(i);
       slab[i].owner.store(owner::kInterior, std::memory_order_relaxed);
     }
-    slab->free = nullptr;
     slab->countdown = slab->countdown_start = kNoThreshold;
     slab->used = slab->carved = 0;
     slab->size_class = size_class;

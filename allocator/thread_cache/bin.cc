@@ -36,16 +36,20 @@ bool has_room_for_big(ThreadCache* cache, uint32_t size_class) {
 
 }  // namespace
 
-void return_to_slab(ThreadCache* cache, Block* block) {
-  Slab* slab = slab_of(block);
-  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
-  // The thread may have turned away from the slab since, and another claimed it.
-  if (owner_word != cache->tag()) [[unlikely]]
-    return give_back(cache, slab, block, owner_word);
-  block->set_next(slab->free);
-  slab->free = block;
-  if (--slab->countdown == 0) [[unlikely]]
-    settle_slab(cache, slab);
+void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
+  const uint64_t reciprocal = kClassShapes[size_class].reciprocal;
+  for (Block* const* end = blocks + count; blocks != end; ++blocks) {
+    Slab* slab = slab_of(*blocks);
+    uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+    // The thread may have turned away from the slab since, and another claimed it.
+    if (owner_word != cache->tag()) [[unlikely]] {
+      give_back(cache, slab, *blocks, owner_word);
+      continue;
+    }
+    slab->put_free(*blocks, reciprocal);
+    if (--slab->countdown == 0) [[unlikely]]
+      settle_slab(cache, slab);
+  }
 }
 
 uint32_t take_oldest(ThreadCache* cache, uint32_t size_class, uint32_t kept, Block* (&oldest)[kMaxBinBlocks]) {
@@ -69,30 +73,29 @@ uint32_t take_oldest(ThreadCache* cache, uint32_t size_class, uint32_t kept, Blo
 void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
   Block* oldest[kMaxBinBlocks];
   uint32_t count = take_oldest(cache, size_class, kept, oldest);
-  for (uint32_t i = 0; i < count; ++i) return_to_slab(cache, oldest[i]);
+  return_to_slabs(cache, size_class, oldest, count);
 }
 
 void drain_pool(ThreadCache* cache, Drain drain) {
   Block* blocks[kMaxBinBlocks];
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     if (drain == Drain::kIdle && !heap.pool.has_idle_blocks(size_class)) continue;
-    for (uint32_t count = heap.pool.take_blocks(size_class, blocks + kMaxBinBlocks, kMaxBinBlocks); count > 0; --count)
-      return_to_slab(cache, blocks[kMaxBinBlocks - count]);
+    uint32_t count = heap.pool.take_blocks(size_class, blocks + kMaxBinBlocks, kMaxBinBlocks);
+    return_to_slabs(cache, size_class, blocks + kMaxBinBlocks - count, count);
   }
 }
 
 namespace {
 
-// The bin has filled without an allocation: it gives half away, to threads that
-// allocate if they may want it, and fills less from now on.
+// The bin has filled without an allocation: it fills less from now on, and keeps
+// half of that. The rest goes to threads that allocate, if they may want it.
 HAKMEM_COLD void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   uint32_t limit = bin_limit(cache, size_class);
   if (limit / 2 >= kLeastBinLimit) limit /= 2;
   cache->classes[size_class].bin_limit = limit;
   Block* oldest[kMaxBinBlocks];
   uint32_t count = take_oldest(cache, size_class, limit / 2, oldest);
-  if (!heap.pool.give_blocks(size_class, oldest, count))
-    for (uint32_t i = 0; i < count; ++i) return_to_slab(cache, oldest[i]);
+  if (!heap.pool.give_blocks(size_class, oldest, count)) return_to_slabs(cache, size_class, oldest, count);
 }
 
 }  // namespace
@@ -112,7 +115,7 @@ void free_counted_out(Block* block, Slab* slab) {
   if (kBinShapes[size_class].is_big) {
     if (!has_room_for_big(cache, size_class)) {
       block->mark_free();
-      return_to_slab(cache, block);
+      return_to_slabs(cache, size_class, &block, 1);
       return close_bin(cache, size_class, blocks);
     }
   } else if (blocks == bin_limit(cache, size_class)) [[unlikely]] {

@@ -70,7 +70,7 @@ void tidy_class(ThreadCache* cache, uint32_t size_class) {
   }
 }
 
-// May read lists that their owner changes meanwhile: a link is followed only
+// May read a list that others change meanwhile: a link is followed only
 // within the superslab.
 __attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list, uint32_t bound) {
   for (uint32_t i = 0; list != nullptr && i < bound; ++i) {
@@ -100,11 +100,10 @@ __attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint
 // The key matches: the block is free, or the program wrote just these 64 bits
 // itself. Only the lists can tell.
 HAKMEM_COLD __attribute__((no_sanitize("thread"))) void confirm_is_live(Slab* slab, Block* block) {
-  uint32_t capacity = slab->shape().capacity;
   uint64_t remote = slab->remote.load(std::memory_order_acquire);
   Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
   SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
-  if (is_on_list(block, slab->free, capacity) || is_on_list(block, remote_first, capacity) ||
+  if (slab->has_free(block) || is_on_list(block, remote_first, slab->shape().capacity) ||
       is_in_a_bin(block, slab->size_class))
     fail(Message::kDoubleFree, reinterpret_cast<uintptr_t>(block));
   block->clear_key();
@@ -123,8 +122,7 @@ bool try_claim(ThreadCache* cache, Slab* slab) {
 // The first block that comes back to a slab that this thread has just claimed.
 void take_back_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t size_class = slab->size_class;
-  block->set_next(slab->free);
-  slab->free = block;
+  slab->put_free(block);
   --slab->used;
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{1});
   place(cache, slab);

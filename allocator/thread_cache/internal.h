@@ -84,8 +84,8 @@ inline void put_into_bin(ThreadCache* cache, Slab* slab, Block* block) {
   push(bin, block);
 }
 
-// Gives a block that was freed, and is in no bin any more, back to its slab.
-void return_to_slab(ThreadCache* cache, Block* block);
+// Gives blocks that were freed, and are in no bin any more, back to their slabs.
+void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count);
 
 // The same for a slab that somebody else owns, or nobody; `owner_word` is what it said.
 void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word);

@@ -137,22 +137,6 @@ void end_thread() {
   errno = saved_errno;
 }
 
-// Blocks of a list of an orphan, of which nothing is taken for granted;
-// `valid` turns false when a link leads out of the slab.
-uint32_t count_blocks(const Slab* slab, Block* first, Block*& last, bool& valid) {
-  uint32_t count = 0;
-  for (Block* block = first; block != nullptr;) {
-    size_t offset = reinterpret_cast<uintptr_t>(block) - slab->start;
-    if (offset >= slab->units * kUnitBytes || ++count > slab->shape().capacity) {
-      valid = false;
-      return 0;
-    }
-    last = block;
-    block = Block::is_valid(block->distance()) ? block->at(block->distance()) : nullptr;
-  }
-  return count;
-}
-
 bool is_orphan(uintptr_t owner_word) {
   return owner_word >= owner::kFirstThread &&
          reinterpret_cast<ThreadCache*>(owner_word)->use.load(std::memory_order_relaxed) == ThreadCache::Use::kOrphan;
@@ -171,24 +155,20 @@ void adopt_bins(ThreadCache* cache, ThreadCache* orphan) {
       Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
       block->mark_free();
       if (!is_orphan(slab->owner.load(std::memory_order_relaxed))) {
-        return_to_slab(cache, block);
+        return_to_slabs(cache, size_class, &block, 1);
         continue;
       }
-      block->set_next(slab->free);
-      slab->free = block;
+      slab->put_free(block);
     }
   }
 }
 
 void adopt_orphan(ThreadCache* cache, Slab* slab) {
-  bool valid = true;
-  Block* last = nullptr;
-  uint32_t free_blocks = count_blocks(slab, slab->free, last, valid);
-  // Stopped in the middle of a change: the blocks that were free then are lost
-  // to the child, those in use are not.
-  if (!valid) slab->free = nullptr;
+  // Stopped in the middle of a change, perhaps: what stands nowhere then is
+  // lost to the child, as if the program used it.
   slab->next = slab->previous = nullptr;
-  slab->used = slab->carved - (valid ? free_blocks : 0);
+  slab->free_word = 0;
+  slab->used = slab->carved - slab->count_free();
   slab->set_countdown(kNoThreshold);
   slab->owner.store(cache->tag(), std::memory_order_relaxed);
   let_go(cache, slab);

@@ -11,8 +11,9 @@ namespace hakmem {
 // Use::kThread, that of ended threads Use::kLate. Grows at the front under the registry's lock; never shrinks.
 extern std::atomic<ThreadCache*> registered_caches;
 
-// Gives up what the calling thread holds back: its lists and its slabs, which
-// go to the shared pool or, when empty, to their superslabs.
+// Gives up what the calling thread holds back, and the blocks of the shared pool:
+// blocks go to their slabs, and these, when empty, to their superslabs; part-full
+// ones to the pool, while full ones are nobody's.
 void flush_thread_cache();
 
 }  // namespace hakmem

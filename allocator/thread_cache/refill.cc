@@ -1,11 +1,13 @@
 // Refill: where an empty bin gets its blocks from, in the order of cost.
 //
-//   1. what came back to the current slab from bins: from its list
+//   0. what the shared pool has of the class
+//   1. what came back to the current slab from bins: from its free map
 //   2. what others freed into it: from its remote list
 //   3. blocks of it that were never used: carved no further than handed out
 //   4. another slab: available, woken by remote frees, or from the shared pool
 //   5. superslab_refill: a new slab
 #include <errno.h>
+#include <string.h>
 
 #include "allocator/thread_cache/internal.h"
 
@@ -23,20 +25,16 @@ struct Batch {
 // Sleeping slabs looked at for remote frees before fresh memory is taken.
 constexpr uint32_t kSleepersToCheck = 4;
 
-// Fills the bin from the slab's list. The list loses the blocks before the bin
+// Fills the bin from the slab's free map. The map loses the blocks before the bin
 // has them: in a child forked in between, blocks may be lost but never stand in
 // two places.
-uint32_t take_listed(Bin& bin, Slab* slab, uint32_t listed, uint32_t limit) {
-  uint32_t count = listed < limit ? listed : limit;
-  Block** top = bin.top - count;
-  Block* block = slab->free;
-  for (uint32_t i = 0; i < count; ++i) {
-    top[i] = block;
-    block = block->next();
-  }
-  slab->free = block;
+uint32_t take_listed(Bin& bin, Slab* slab, uint32_t limit) {
+  uint32_t listed = slab->listed() < limit ? slab->listed() : limit;
+  uint32_t count = slab->take_free(bin.top - listed, listed);
+  if (count < listed) [[unlikely]]
+    memmove(bin.top - count, bin.top - listed, count * sizeof(Block*));
   std::atomic_signal_fence(std::memory_order_release);
-  bin.top = top;
+  bin.top -= count;
   return count;
 }
 
@@ -66,14 +64,14 @@ Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
   HAKMEM_ASSERT(cache->blocks_in_bin(slab->size_class) == 0);
   settle_and_count(cache, slab);
   Batch batch{0, RefillSource::OwnFrees};
-  if (slab->free == nullptr) {
+  if (slab->listed() == 0) {
     batch.source = RefillSource::RemoteFrees;
     collect_remote(cache, slab);
   }
   uint32_t& doublings = cache->classes[slab->size_class].carve_doublings;
-  if (slab->free != nullptr) {
+  if (slab->listed() != 0) {
     doublings = 0;
-    batch.count = take_listed(bin, slab, slab->listed(), limit);
+    batch.count = take_listed(bin, slab, limit);
   } else if (slab->carved < slab->shape().capacity) {
     uint32_t fresh = uint32_t{slab->shape().refill_objects} << doublings;
     if (doublings < kRefillDoublings) ++doublings;
@@ -212,13 +210,12 @@ void collect_remote(ThreadCache* cache, Slab* slab) {
   if (count == 0) return;
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{count});
   metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
-  auto* first = reinterpret_cast<Block*>(slab->start + RemoteList::offset(word));
-  if (slab->free != nullptr) {
-    Block* last = first;
-    while (Block* next = last->next()) last = next;
-    last->set_next(slab->free);
+  auto* block = reinterpret_cast<Block*>(slab->start + RemoteList::offset(word));
+  for (uint32_t i = 0; i < count && block != nullptr; ++i) {
+    if (!slab->is_block_start(reinterpret_cast<uintptr_t>(block))) block->corrupted();
+    slab->put_free(block);
+    block = block->next();
   }
-  slab->free = first;
   slab->used -= count;
 }
 

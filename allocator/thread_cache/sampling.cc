@@ -56,9 +56,9 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
     slab->owner.store(owner::kSampled, std::memory_order_relaxed);
     part_full.push_front(slab);
   }
-  Block* block = slab->free;
-  if (block != nullptr) {
-    slab->free = block->next();
+  Block* block = nullptr;
+  if (slab->listed() != 0) {
+    slab->take_free(&block, 1);
   } else {
     block = reinterpret_cast<Block*>(slab->start + size_t{slab->carved} * slab->shape().block_bytes);
     std::atomic_ref(slab->carved).store(slab->carved + 1, std::memory_order_relaxed);  // read by frees
@@ -138,8 +138,7 @@ void free_sample(Slab* slab, Block* block, uint32_t shard) {
     LockGuard guard(sampled_slabs.lock);
     if (slab->is_exhausted()) part_full.push_front(slab);
     block->mark_free();
-    block->set_next(slab->free);
-    slab->free = block;
+    slab->put_free(block);
     // One empty slab stays, for the next sample.
     is_empty = --slab->used == 0 && part_full.first() != part_full.last();
     if (is_empty) part_full.remove(slab);

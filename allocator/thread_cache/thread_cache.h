@@ -1,10 +1,11 @@
 // The thread cache: what one thread allocates from and frees into.
 //
 // Per class it has a bin of free blocks (bin.h). allocate() takes the last one,
-// and a free by the owner of the block's slab puts it there: neither touches
-// more than the bin and the block. A refill fills an empty bin from the class's
-// current slab; a full bin gives its oldest blocks back to their slabs.
-// Everything but the hot path is in bin.cc, refill.cc, free.cc and lifetime.cc.
+// and a free puts it there: neither touches more than the bin, the block and, to
+// free it, the record of its slab. A refill fills an empty bin from the shared
+// pool or the class's current slab; a full bin gives its oldest blocks to the
+// pool or back to their slabs. Everything but the hot path is in the other files
+// of this folder: bin.cc, refill.cc, free.cc, sampling.cc, large.cc, lifetime.cc.
 #pragma once
 
 #include <array>

@@ -55,7 +55,6 @@ const HeapView heap_view{
       telemetry::visit_all(fake_heap.metadata, visit, context);
     },
     [](Lock lock) { return fake_heap.locks[static_cast<size_t>(lock)]; },
-    [] { return size_t{0}; },
 };
 
 }  // namespace hakmem::metrics

@@ -14,12 +14,13 @@ namespace {
 
 constexpr uintptr_t kOwner = 4096;
 
-// Slabs without memory: full of live blocks, nothing on their lists.
+// Slabs without memory: full of live blocks.
 class SharedPoolTest : public testing::Test {
  protected:
   Slab* make_slab(uint32_t size_class, uint32_t used) {
     auto& slab = slabs_.emplace_back(std::make_unique<Slab>());
     slab->state = SlabState::Current;
+    slab->free_map = free_map_;
     slab->size_class = size_class;
     slab->used = slab->carved = used;
     slab->set_countdown(kNoThreshold);
@@ -27,6 +28,7 @@ class SharedPoolTest : public testing::Test {
     return slab.get();
   }
 
+  uint64_t free_map_[kFreeMapWords]{};  // of all slabs: no block is free
   std::vector<std::unique_ptr<Slab>> slabs_;
   SharedPool pool_;
 };

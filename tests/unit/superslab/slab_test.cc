@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ class SlabTest : public testing::Test {
  protected:
   SlabTest() {
     slab_.start = reinterpret_cast<uintptr_t>(memory_);
+    slab_.free_map = free_map_;
     slab_.units = 1;
     slab_.state = SlabState::Current;
     slab_.size_class = size_class_of(1000);
@@ -24,21 +26,59 @@ class SlabTest : public testing::Test {
   Block* block(uint32_t index) {
     return reinterpret_cast<Block*>(slab_.start + size_t{index} * slab_.shape().block_bytes);
   }
-  // Carves `carved` blocks and puts the first `listed` of them on the list.
+  // Carves `carved` blocks and puts the first `listed` of them into the free map.
   void fill(uint32_t carved, uint32_t listed) {
     slab_.carved = carved;
     slab_.used = carved - listed;
-    slab_.free = nullptr;
-    for (uint32_t i = 0; i < listed; ++i) {
-      block(i)->set_next(slab_.free);
-      block(i)->mark_free();
-      slab_.free = block(i);
-    }
+    memset(free_map_, 0, sizeof(free_map_));
+    slab_.free_word = 0;
+    for (uint32_t i = 0; i < listed; ++i) slab_.put_free(block(i));
   }
 
   alignas(2 * kMiB) static inline char memory_[kUnitBytes];
+  uint64_t free_map_[kFreeMapWords]{};
   Slab slab_{};
 };
+
+// Every block of every class has its bit, and comes out again in the order of addresses.
+TEST_F(SlabTest, TheFreeMapGivesBackWhatItWasGiven) {
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    slab_.size_class = size_class;
+    uint32_t capacity = slab_.shape().capacity;
+    fill(capacity, 0);
+    for (uint32_t i = capacity; i-- > 0;) {
+      EXPECT_FALSE(slab_.has_free(block(i)));
+      slab_.put_free(block(i));
+      EXPECT_TRUE(slab_.has_free(block(i)));
+    }
+    EXPECT_EQ(slab_.count_free(), capacity);
+    std::vector<Block*> taken(capacity + 1);
+    uint32_t count = slab_.take_free(taken.data(), (capacity + 1) / 2);
+    EXPECT_EQ(count, (capacity + 1) / 2);
+    count += slab_.take_free(taken.data() + count, capacity);
+    ASSERT_EQ(count, capacity);
+    for (uint32_t i = 0; i < capacity; ++i) ASSERT_EQ(taken[i], block(i)) << size_class;
+    EXPECT_EQ(slab_.take_free(taken.data(), 1), 0u);
+    EXPECT_EQ(slab_.count_free(), 0u);
+  }
+}
+
+TEST_F(SlabTest, TheLowestFreeBlocksAreTakenFirst) {
+  slab_.size_class = size_class_of(16);
+  fill(4000, 0);
+  Block* taken[3];
+  for (uint32_t i : {3999u, 700u, 64u}) slab_.put_free(block(i));
+  EXPECT_EQ(slab_.take_free(taken, 1), 1u);
+  EXPECT_EQ(taken[0], block(64));
+  slab_.put_free(block(63));
+  EXPECT_EQ(slab_.take_free(taken, 3), 3u);
+  EXPECT_EQ(taken[0], block(63));
+  EXPECT_EQ(taken[1], block(700));
+  EXPECT_EQ(taken[2], block(3999));
+  slab_.put_free(block(0));
+  slab_.clear_free_map();
+  EXPECT_EQ(slab_.take_free(taken, 3), 0u);
+}
 
 TEST_F(SlabTest, LinksLeadFromBlockToBlock) {
   Block* first = block(0);
@@ -93,8 +133,7 @@ TEST_F(SlabTest, SettlingTakesTheOwnersFreesIntoAccount) {
   slab_.set_countdown(5);
   // Two frees by the owner.
   for (uint32_t i : {8u, 9u}) {
-    block(i)->set_next(slab_.free);
-    slab_.free = block(i);
+    slab_.put_free(block(i));
     --slab_.countdown;
   }
   EXPECT_EQ(slab_.settled_frees(), 2u);
@@ -113,7 +152,6 @@ TEST_F(SlabTest, ConsistencyFindsSeededErrors) {
   ASSERT_TRUE(slab_.is_consistent());
   auto breaks = [&](auto change) {
     fill(20, 5);
-    block(19)->set_next(nullptr);
     slab_.set_countdown(kNoThreshold);
     slab_.state = SlabState::Current;
     change();
@@ -127,12 +165,14 @@ TEST_F(SlabTest, ConsistencyFindsSeededErrors) {
   EXPECT_TRUE(breaks([&] { ++slab_.carved; }));
   EXPECT_TRUE(breaks([&] { slab_.carved = slab_.used = slab_.shape().capacity + 1; }));
   EXPECT_TRUE(breaks([&] { slab_.used = 21; }));
-  EXPECT_TRUE(breaks([&] { slab_.free = slab_.free->next(); })) << "a lost block";
-  EXPECT_TRUE(breaks([&] { slab_.free = nullptr; })) << "a lost list";
-  EXPECT_TRUE(breaks([&] { block(0)->set_next(block(19)); })) << "a live block on the list";
-  EXPECT_TRUE(breaks([&] { block(0)->set_next(block(4)); })) << "a circle";
-  EXPECT_TRUE(breaks([&] { block(2)->set_next(block(30)); })) << "a block that was never carved";
-  EXPECT_TRUE(breaks([&] { slab_.free = reinterpret_cast<Block*>(slab_.start + 16); })) << "no block starts there";
+  EXPECT_TRUE(breaks([&] { free_map_[0] &= free_map_[0] - 1; })) << "a lost block";
+  EXPECT_TRUE(breaks([&] { free_map_[0] = 0; })) << "a lost map";
+  EXPECT_TRUE(breaks([&] { slab_.put_free(block(19)); })) << "a live block in the map";
+  EXPECT_TRUE(breaks([&] {
+    --slab_.used;
+    slab_.put_free(block(30));
+  })) << "a block that was never carved";
+  EXPECT_TRUE(breaks([&] { slab_.free_word = 1; })) << "a block that is never found";
   EXPECT_TRUE(breaks([&] { slab_.countdown = slab_.countdown_start + 1; }));
   EXPECT_TRUE(breaks([&] { --slab_.countdown; })) << "a free that is on no list";
   EXPECT_TRUE(breaks([&] { slab_.size_class = kSizeClassCount; }));

@@ -69,7 +69,7 @@ TEST_F(SuperslabHeapTest, SpansOfAllSizes) {
     EXPECT_EQ(slab->state, SlabState::Large);
     EXPECT_EQ(slab->size_class, metrics::kLargeClass);
     EXPECT_TRUE(slab->zeroed);
-    EXPECT_EQ(slab->free, nullptr);
+    EXPECT_EQ(slab->count_free(), 0u);
     EXPECT_EQ(slab->used + slab->carved + slab->remote.load(), 0u);
     EXPECT_GE(slab->start, slab->superslab->address);
     EXPECT_LE(slab->start + units * kUnitBytes, slab->superslab->address + kSuperslabBytes);
