@@ -34,8 +34,18 @@ HAKMEM_INLINE void copy_small(void* to, const void* from, size_t bytes) {
   end_to[-4] = end[-4];
 }
 
+// What a block gets that grows from `old_bytes` to `bytes`. One that grows by
+// little will grow again: with room for a quarter more it is copied half as often.
+constexpr size_t with_room_to_grow(size_t bytes, size_t old_bytes) {
+  size_t quarter = old_bytes / 4;
+  if (bytes - old_bytes >= quarter) [[likely]]  // or it shrinks: then the difference is very large
+    return bytes;
+  bool is_worth_it = old_bytes >= kMaxTableBytes && old_bytes + quarter <= kMaxClassBytes;
+  return is_worth_it ? old_bytes + quarter : bytes;
+}
+
 [[gnu::noinline]] void* move_any(void* address, size_t bytes, size_t old_bytes) {
-  void* moved = allocate(bytes);
+  void* moved = allocate(with_room_to_grow(bytes, old_bytes));
   if (moved == nullptr) return nullptr;
   memcpy(moved, address, old_bytes < bytes ? old_bytes : bytes);
   free(address);
@@ -59,10 +69,14 @@ void* free_to_nothing(void* address) {
   return move_any(address, bytes, mapped);
 }
 
-// Grows or shrinks a run of units within what it has.
+// Grows or shrinks a run of units within what it has, or into free units behind it.
 bool resize_large_in_place(Slab* slab, size_t bytes) {
-  if (bytes > slab->units * kUnitBytes || bytes <= kMaxClassBytes) return false;
+  if (bytes > kMaxLargeBytes || bytes <= kMaxClassBytes) return false;
   if (bytes < slab->units * kUnitBytes / 2) return false;
+  if (bytes > slab->units * kUnitBytes) {
+    auto units = static_cast<uint32_t>((bytes + kUnitBytes - 1) / kUnitBytes);
+    if (!heap.superslabs.extend_span(slab, units)) return false;
+  }
   slab->requested_bytes = bytes;
   return true;
 }

@@ -43,6 +43,22 @@ class SuperslabHeap {
     return slab;
   }
 
+  // Lengthens a span that the caller has to `units`, more than it has, where it
+  // stands. False when what follows it is not free. Any thread.
+  bool extend_span(Slab* slab, uint32_t units) {
+    LockGuard guard(lock_);
+    Superslab* superslab = slab->superslab;
+    uint32_t end = static_cast<uint32_t>(slab - superslab->slabs) + slab->units;
+    uint32_t more = units - slab->units;
+    if (end + more > kUnitsPerSuperslab) return false;
+    uint32_t run = bit_run(end, more);
+    if ((superslab->free & run) != run) return false;
+    take_units(superslab, run);
+    mark_interior(slab, slab->units, units);
+    slab->units = static_cast<uint16_t>(units);
+    return true;
+  }
+
   // Maps the first superslab, so that what other threads read without a lock
   // (slab_map) is written before any of them starts. Without memory it does
   // nothing; the first take_span() tries again.
@@ -242,12 +258,8 @@ class SuperslabHeap {
     return superslab;
   }
 
-  Slab* cut_span(Superslab* superslab, uint32_t units, SlabState state, uint32_t size_class) HAKMEM_REQUIRES(lock_) {
-    // Units that still hold pages first: they cost no page fault.
-    uint32_t starts = run_starts(superslab->dirty, units);
-    if (starts == 0) starts = run_starts(superslab->free, units);
-    uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
-    uint32_t run = bit_run(first, units);
+  // Takes free units out of a superslab; returns how many of them still hold pages.
+  uint32_t take_units(Superslab* superslab, uint32_t run) HAKMEM_REQUIRES(lock_) {
     unlink(superslab);
     uint32_t dirty_units = static_cast<uint32_t>(__builtin_popcount(superslab->dirty & run));
     uint32_t purged_units = static_cast<uint32_t>(__builtin_popcount(superslab->purged & run));
@@ -256,14 +268,27 @@ class SuperslabHeap {
     superslab->dirty &= ~run;
     superslab->purged &= ~run;
     link(superslab);
-    used_bytes_ += units * kUnitBytes;
+    used_bytes_ += static_cast<uint32_t>(__builtin_popcount(run)) * kUnitBytes;
     retained_bytes_.store(retained_bytes() - dirty_units * kUnitBytes, std::memory_order_relaxed);
+    return dirty_units;
+  }
 
-    Slab* slab = superslab->slabs + first;
-    for (uint32_t i = 1; i < units; ++i) {
+  static void mark_interior(Slab* slab, uint32_t first, uint32_t end) {
+    for (uint32_t i = first; i < end; ++i) {
       slab[i].unit = static_cast<uint16_t>(i);
       slab[i].owner.store(owner::kInterior, std::memory_order_relaxed);
     }
+  }
+
+  Slab* cut_span(Superslab* superslab, uint32_t units, SlabState state, uint32_t size_class) HAKMEM_REQUIRES(lock_) {
+    // Units that still hold pages first: they cost no page fault.
+    uint32_t starts = run_starts(superslab->dirty, units);
+    if (starts == 0) starts = run_starts(superslab->free, units);
+    uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
+    uint32_t dirty_units = take_units(superslab, bit_run(first, units));
+
+    Slab* slab = superslab->slabs + first;
+    mark_interior(slab, 1, units);
     slab->countdown = slab->countdown_start = kNoThreshold;
     slab->used = slab->carved = 0;
     slab->size_class = size_class;

@@ -81,6 +81,26 @@ TEST_F(SuperslabHeapTest, SpansOfAllSizes) {
   }
 }
 
+TEST_F(SuperslabHeapTest, ASpanGrowsIntoWhatIsFreeBehindIt) {
+  Slab* first = take(5);
+  Slab* second = take(3);
+  ASSERT_EQ(second, first + 5);
+  EXPECT_FALSE(heap_.extend_span(first, 6)) << "the next unit is taken";
+  size_t retained = heap_.retained_bytes();
+  write_to(first, 1);
+  EXPECT_TRUE(heap_.extend_span(second, 27));
+  EXPECT_EQ(second->units, 27u);
+  EXPECT_EQ(heap_.find(second->start + 26 * kUnitBytes), second);
+  EXPECT_TRUE(heap_.is_consistent());
+  EXPECT_FALSE(heap_.extend_span(second, 28)) << "the superslab ends";
+  heap_.give_span(second, 0);
+  EXPECT_EQ(heap_.retained_bytes(), retained + 27 * kUnitBytes);
+  EXPECT_TRUE(heap_.extend_span(first, 32));
+  EXPECT_EQ(heap_.retained_bytes(), retained);
+  heap_.give_span(first, 0);
+  EXPECT_TRUE(heap_.is_consistent());
+}
+
 TEST_F(SuperslabHeapTest, RandomSpansNeverOverlap) {
   test::Random random(3);
   std::map<uintptr_t, Slab*> spans;
