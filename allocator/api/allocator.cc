@@ -121,7 +121,7 @@ void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
       if (slab->owner.load(std::memory_order_relaxed) == cache->tag()) [[likely]]
         free_owned(cache, slab, static_cast<Block*>(address));
       else
-        free_cold(address);
+        free_foreign(address, slab);
       return moved;
     }
   }

@@ -181,21 +181,6 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
   put_into_bin(cache, slab, block);
 }
 
-// The shortest way for a live block of a slab of another thread, or of the pool.
-HAKMEM_INLINE bool free_of_other_thread(void* address) {
-  size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
-  ThreadCache* cache = thread_state.cache;
-  if (unit >= slab_map_units || cache == &empty_cache) return false;
-  Slab* slab = slab_map_records + unit;
-  auto* block = static_cast<Block*>(address);
-  // The owner may change meanwhile; that the block is live keeps the slab what it is.
-  if (slab->owner.load(std::memory_order_relaxed) < owner::kPooled) return false;
-  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address)) || block->looks_free()) return false;
-  cache->exact.count_free(slab->size_class);
-  put_into_bin(cache, slab, block);
-  return true;
-}
-
 void free_with(ThreadCache* cache, void* address) {
   Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
   if (slab == nullptr) return free_huge(address, cache->shard, Message::kForeignPointer);
@@ -244,9 +229,19 @@ bool abandon(ThreadCache* cache, Slab* slab) {
   return slab->remote.load(std::memory_order_seq_cst) == 0 || !try_claim(cache, slab);
 }
 
+// The shortest way for a live block of a slab of another thread, or of the pool.
+void free_foreign(void* address, Slab* slab) {
+  ThreadCache* cache = thread_state.cache;
+  auto* block = static_cast<Block*>(address);
+  // The owner may change meanwhile; that the block is live keeps the slab what it is.
+  if (slab->owner.load(std::memory_order_relaxed) < owner::kPooled || cache == &empty_cache ||
+      !slab->is_block_start(reinterpret_cast<uintptr_t>(address)) || block->looks_free()) [[unlikely]]
+    return free_cold(address);
+  cache->exact.count_free(slab->size_class);
+  put_into_bin(cache, slab, block);
+}
+
 void free_cold(void* address) {
-  if (free_of_other_thread(address)) [[likely]]
-    return;
   if (address == nullptr) return;
   ThreadCache* cache = current_cache();
   if (cache == nullptr) {

@@ -129,6 +129,7 @@ extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial
 [[gnu::noinline]] void* allocate_cold(size_t bytes);  // up to kMaxClassBytes
 [[gnu::noinline]] void* allocate_above_table(size_t bytes);
 [[gnu::noinline]] void free_cold(void* address);
+[[gnu::noinline]] void free_foreign(void* address, Slab* slab);  // `slab` is its record
 HAKMEM_COLD void free_suspect(Block* block, Slab* slab);
 [[gnu::noinline]] void free_counted_out(Block* block, Slab* slab);
 
@@ -188,7 +189,7 @@ HAKMEM_INLINE void free(void* address) {
   Slab* slab = slab_map_records + unit;
   uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
   if (owner_word != thread_state.cache->tag()) [[unlikely]]
-    return free_cold(address);
+    return free_foreign(address, slab);
   free_owned(reinterpret_cast<ThreadCache*>(owner_word), slab, static_cast<Block*>(address));
 }
 
