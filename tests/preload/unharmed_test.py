@@ -56,7 +56,7 @@ class UnharmedTest(harness.PreloadTest):
             def run_child(number):
                 child = os.fork()
                 if child == 0:
-                    text = [str(i) for i in range(100000)]
+                    blocks = [bytes(2000) for _ in range(2000)]  # above what Python maps by itself
                     if number % 2:
                         os.kill(os.getpid(), 9)
                     os._exit(0)
