@@ -27,9 +27,9 @@ from callgrind import ROWS, CallgrindError, measure
 GOLDEN = pathlib.Path(__file__).with_name("instructions.json")
 BUILDS = ("release", "telemetry")
 TIMES = {"release": 1, "telemetry": 2}
-TIMES_IN_DOUBT = 3
+TIMES_IN_DOUBT = 6
 # The aim is 1 %: what is left are looks at bins, and samples, whose places are random (docs/measurements.md).
-TELEMETRY_MARGIN = 1.02
+TELEMETRY_MARGIN = 1.015
 GROWTH = 0.02  # share; of pair: GROWTH_OF_PAIR instructions
 GROWTH_OF_PAIR = 0.5
 
@@ -48,9 +48,11 @@ def measure_all(workload, libraries):
     return {build: {row: by_job[build, row] for row in ROWS} for build in BUILDS}
 
 
-def compare_builds(figures):
+def compare_builds(figures, measure_again):
     """Yield what is wrong between release and telemetry."""
     release, telemetry = figures["release"], figures["telemetry"]
+    if telemetry["mixed"] > release["mixed"] * TELEMETRY_MARGIN:
+        telemetry["mixed"] = min(telemetry["mixed"], measure_again("telemetry", "mixed"))
     if telemetry["pair"] != release["pair"]:
         yield f"malloc(16) and free execute {telemetry['pair']} instructions in telemetry, {release['pair']} in release"
     if telemetry["mixed"] > release["mixed"] * TELEMETRY_MARGIN:
@@ -92,7 +94,11 @@ def main():
     print(f"{'':14}" + "".join(f"{build:>12}" for build in BUILDS))
     for row in ROWS:
         print(f"{row:14}" + "".join(f"{figures[build][row]:12.2f}" for build in BUILDS))
-    problems = list(compare_builds(figures))
+
+    def measure_again(build, row):
+        return least(arguments.workload, row, libraries[build], TIMES_IN_DOUBT)
+
+    problems = list(compare_builds(figures, measure_again))
 
     if arguments.update:
         GOLDEN.write_text(json.dumps({"compiler": arguments.compiler, **figures}, indent=2) + "\n", encoding="utf-8")
@@ -103,8 +109,7 @@ def main():
         if compiler != arguments.compiler:
             print(f"note: the golden file is of {compiler}, this is {arguments.compiler}: only the builds are compared")
         else:
-            growth = list(compare_golden(figures, golden, lambda build, row: least(
-                arguments.workload, row, libraries[build], TIMES_IN_DOUBT)))
+            growth = list(compare_golden(figures, golden, measure_again))
             problems += growth
             if growth:
                 problems.append("if the growth is worth it: ./run build release telemetry, then cmake --build "
