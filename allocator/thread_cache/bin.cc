@@ -90,7 +90,7 @@ namespace {
 // The bin has filled without an allocation: it fills less from now on, and keeps
 // half of that. The rest goes to threads that allocate, if they may want it.
 HAKMEM_COLD void shrink_bin(ThreadCache* cache, uint32_t size_class) {
-  uint32_t limit = bin_limit(cache, size_class);
+  uint32_t limit = cache->classes[size_class].bin_limit;
   if (limit / 2 >= kLeastBinLimit) limit /= 2;
   cache->classes[size_class].bin_limit = limit;
   Block* oldest[kMaxBinBlocks];
@@ -98,35 +98,44 @@ HAKMEM_COLD void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   if (!heap.pool.give_blocks(size_class, oldest, count)) return_to_slabs(cache, size_class, oldest, count);
 }
 
+// The bin is full, or that of a big class, which is looked at with each free.
+[[gnu::noinline]] void free_into_full(ThreadCache* cache, uint32_t size_class, Block* block) {
+  uint32_t blocks = open_bin(cache, size_class);
+  if (!kBinShapes[size_class].is_big) {
+    shrink_bin(cache, size_class);
+  } else if (!has_room_for_big(cache, size_class)) {
+    block->mark_free();
+    return_to_slabs(cache, size_class, &block, 1);
+    return close_bin(cache, size_class, blocks);
+  }
+  push(cache->bins[size_class], block);
+  close_bin(cache, size_class);
+}
+
 }  // namespace
 
 void free_counted_out(Block* block, Slab* slab) {
   ThreadCache* cache = thread_state.cache;
   uint32_t size_class = slab->size_class;
+  const BinShape& shape = kBinShapes[size_class];
+  ClassState& state = cache->classes[size_class];
   Bin& bin = cache->bins[size_class];
   bin.frees_left = 1;  // the block is not in it yet
-  uint32_t blocks = open_bin(cache, size_class);
+  uint32_t blocks = cache->blocks_in_bin(size_class);
+  uint32_t limit = state.bin_limit;
+  if (shape.is_big || blocks == limit) [[unlikely]]
+    return free_into_full(cache, size_class, block);
+  // The bin has been allocated from: it may fill more.
+  limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
+  state.bin_limit = limit;
+  uint32_t room = limit - (blocks + 1);
   if constexpr (kBuild.stats) {
-    const SampleCountdown& countdown = cache->classes[size_class].countdown;
-    if (countdown.until_sample == 0 && !countdown.is_sampling) [[unlikely]]
-      draw_first_sample(cache, size_class);
-  }
-  uint32_t& limit = cache->classes[size_class].bin_limit;
-  if (kBinShapes[size_class].is_big) {
-    if (!has_room_for_big(cache, size_class)) {
-      block->mark_free();
-      return_to_slabs(cache, size_class, &block, 1);
-      return close_bin(cache, size_class, blocks);
-    }
-  } else if (blocks == bin_limit(cache, size_class)) [[unlikely]] {
-    shrink_bin(cache, size_class);
-    push(bin, block);
-    return close_bin(cache, size_class);
-  } else if (limit < kMaxBinBlocks) {
-    limit *= 2;
+    if (state.countdown.offered + room > state.countdown.until_sample) [[unlikely]]
+      return free_before_sample(cache, size_class, block, room);
+    state.countdown.offered += room + 1;
   }
   push(bin, block);
-  close_bin(cache, size_class, blocks + 1);
+  bin.frees_left = room + 1;
 }
 
 }  // namespace hakmem

@@ -40,6 +40,9 @@ inline constexpr size_t kBinBytes = 64 * kKiB;
 inline constexpr uint32_t kMaxBinBlocks = 1024;
 inline constexpr uint32_t kMinBinBlocks = 8;
 
+// What a bin may hold at first; the limit doubles as long as the class is allocated from.
+inline constexpr uint32_t kFirstBinLimit = 256;
+
 // A bin that only takes frees shrinks its limit to this, if it has as many
 // slots: what stays in it afterwards keeps few slabs from becoming empty.
 inline constexpr uint32_t kLeastBinLimit = 128;

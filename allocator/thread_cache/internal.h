@@ -37,21 +37,17 @@ inline void set_bin(ThreadCache* cache, Slab* slab) { slab->bin = &cache->bins[s
 // how many are in it.
 inline uint32_t open_bin(ThreadCache* cache, uint32_t size_class) {
   uint32_t blocks = cache->blocks_in_bin(size_class);
-  if constexpr (kBuild.stats) count_allocations(cache, size_class, blocks);
+  if constexpr (kBuild.stats) take_off_what_is_left(cache, size_class, blocks);
   return blocks;
 }
-inline uint32_t bin_limit(const ThreadCache* cache, uint32_t size_class) {
-  uint32_t capacity = kBinShapes[size_class].capacity;
-  uint32_t limit = cache->classes[size_class].bin_limit;
-  return limit < capacity ? limit : capacity;
-}
 inline void close_bin(ThreadCache* cache, uint32_t size_class, uint32_t blocks) {
-  uint32_t room = kBinShapes[size_class].is_big ? 0 : bin_limit(cache, size_class) - blocks;
+  uint32_t room = kBinShapes[size_class].is_big ? 0 : cache->classes[size_class].bin_limit - blocks;
   if constexpr (kBuild.stats) {
     auto& countdown = cache->classes[size_class].countdown;
-    if (countdown.until_sample < blocks + room) [[unlikely]]
+    uint32_t offered = countdown.offered + blocks + room;
+    if (offered > countdown.until_sample) [[unlikely]]
       return stop_at_sample(cache, size_class, blocks, room);
-    countdown.blocks_and_frees = blocks + room + 1;
+    countdown.offered = offered + 1;
   }
   cache->bins[size_class].frees_left = room + 1;
 }

@@ -94,6 +94,7 @@ ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
 void flush_bins(ThreadCache* cache) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     open_bin(cache, size_class);
+    if constexpr (kBuild.stats) count_allocations(cache, size_class);
     flush_bin(cache, size_class, 0);
     close_bin(cache, size_class);
   }
@@ -245,10 +246,7 @@ void adopt_orphans(ThreadCache* cache) {
   for (ThreadCache* orphan = registered_caches.load(std::memory_order_relaxed); orphan != nullptr;
        orphan = orphan->next_registered) {
     if (orphan->use.load(std::memory_order_relaxed) != ThreadCache::Use::kOrphan) continue;
-    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-      orphan->bins[size_class] = {orphan->bottom(size_class), 1};
-      orphan->classes[size_class] = ClassState{};
-    }
+    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) orphan->start_class(size_class);
     orphan->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
   }
 }

@@ -171,9 +171,10 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
 // The class's bin offers nothing, or nothing before a sample.
 [[gnu::noinline]] void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   open_bin(cache, size_class);
-  uint32_t limit = bin_limit(cache, size_class) / 2;
+  uint32_t limit = cache->classes[size_class].bin_limit / 2;
   if (limit > kMaxRefillBlocks) limit = kMaxRefillBlocks;
   if constexpr (kBuild.stats) {
+    count_allocations(cache, size_class);
     auto& countdown = cache->classes[size_class].countdown;
     if (countdown.until_sample == 0) [[unlikely]] {
       if (void* sample = sample_if_due(cache, size_class, bytes); sample != nullptr) {

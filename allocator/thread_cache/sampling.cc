@@ -71,25 +71,34 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
 
 }  // namespace
 
-void draw_first_sample(ThreadCache* cache, uint32_t size_class) { draw(cache, size_class); }
-
 void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t blocks, uint32_t room) {
   auto& countdown = cache->classes[size_class].countdown;
-  Bin& bin = cache->bins[size_class];
-  uint32_t left = countdown.until_sample;
-  uint32_t offered = blocks;
+  uint32_t left = countdown.until_sample - countdown.offered;
+  if (left == 0 && !countdown.is_sampling) [[unlikely]] {  // it frees before it allocates
+    count_allocations(cache, size_class);
+    draw(cache, size_class);
+    left = countdown.until_sample;
+  }
   // A half for what the bin has and a half for what comes: so few looks are needed until the sample.
-  if (left < 2 * blocks) offered = (left + 1) / 2;
-  if (offered < blocks) {
-    countdown.hidden_slot = bin.top + offered;
-    countdown.hidden = *countdown.hidden_slot;
+  uint32_t shown = left < 2 * blocks ? (left + 1) / 2 : blocks;
+  Bin& bin = cache->bins[size_class];
+  if (shown < blocks) {
+    Block** slot = bin.top + shown;
+    countdown.hidden_slot = slot;
+    countdown.hidden = *slot;
     // In this order, and back in the other one: a forked child finds the block in either place.
     std::atomic_signal_fence(std::memory_order_release);
-    *countdown.hidden_slot = nullptr;
+    *slot = nullptr;
   }
-  if (room > left - offered) room = left - offered;
+  if (room > left - shown) room = left - shown;
   bin.frees_left = room + 1;
-  countdown.blocks_and_frees = blocks + room + 1;
+  countdown.offered += blocks + room + 1;
+}
+
+void free_before_sample(ThreadCache* cache, uint32_t size_class, Block* block, uint32_t room) {
+  uint32_t blocks = open_bin(cache, size_class);
+  push(cache->bins[size_class], block);
+  stop_at_sample(cache, size_class, blocks + 1, room);
 }
 
 void bring_back_hidden(SampleCountdown& countdown) {

@@ -17,26 +17,31 @@ namespace hakmem {
 
 HAKMEM_COLD void bring_back_hidden(SampleCountdown& countdown);
 
-// Counts the objects that were allocated since the bin was closed, of which
-// `blocks` are left, and brings back those that waited for the sample.
-inline void count_allocations(ThreadCache* cache, uint32_t size_class, uint32_t blocks) {
+// Leaves of what the bin has offered what was allocated, while the bin is open; brings
+// back the blocks that waited for the sample. A free moves one from what is to come
+// to what is there; an allocation takes one away.
+inline void take_off_what_is_left(ThreadCache* cache, uint32_t size_class, uint32_t blocks) {
   auto& countdown = cache->classes[size_class].countdown;
   if (countdown.hidden != nullptr) [[unlikely]]
     bring_back_hidden(countdown);
-  // A free moves one from what is to come to what is there; an allocation takes one away.
-  uint32_t allocations =
-      countdown.blocks_and_frees - blocks - static_cast<uint32_t>(cache->bins[size_class].frees_left);
-  HAKMEM_ASSERT(allocations <= countdown.until_sample);
-  countdown.until_sample -= allocations;
-  cache->counters.add<metrics::Metric::kAllocations>(size_class, allocations);
+  countdown.offered -= blocks + static_cast<uint32_t>(cache->bins[size_class].frees_left);
+  HAKMEM_ASSERT(countdown.offered <= countdown.until_sample);
 }
 
-// For a thread that frees before it allocates.
-HAKMEM_COLD void draw_first_sample(ThreadCache* cache, uint32_t size_class);
+// Counts the allocations from an open bin.
+inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
+  auto& countdown = cache->classes[size_class].countdown;
+  countdown.until_sample -= countdown.offered;
+  cache->counters.add<metrics::Metric::kAllocations>(size_class, countdown.offered);
+  countdown.offered = 0;
+}
 
 // Closes a bin that with the `blocks` it has and frees to come, `room` of them,
 // would offer more objects than may be allocated before the sample.
-HAKMEM_COLD void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t blocks, uint32_t room);
+void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t blocks, uint32_t room);
+
+// Frees a block into a bin that may not take `room` more frees before the sample.
+HAKMEM_COLD void free_before_sample(ThreadCache* cache, uint32_t size_class, Block* block, uint32_t room);
 
 // The class's countdown is at 0: draws the first one, or places the object that
 // is due and draws the next. Returns the object; null when none is due, or there

@@ -8,6 +8,7 @@
 // of this folder: bin.cc, refill.cc, free.cc, sampling.cc, large.cc, lifetime.cc.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -29,11 +30,11 @@ constexpr BinTable make_bin_table() {
   return table;
 }
 
-// When the next sample of a class is due (sampling.h), and what its bin offered
-// when its cold path left it last: how many objects were allocated since follows.
+// When the next sample of a class is due (sampling.h), and what its bin has
+// offered since: how many objects were allocated follows.
 struct SampleCountdown {
-  uint32_t until_sample = 0;      // objects to allocate before the sample, as of then
-  uint32_t blocks_and_frees = 1;  // in the bin, and left to come
+  uint32_t until_sample = 0;      // objects to allocate before the sample, as of the last count
+  uint32_t offered = 1;           // since then: blocks of the bin and frees left to it, those that are gone too
   bool is_sampling = false;       // whether a sample follows those objects
   Block** hidden_slot = nullptr;  // it holds null in place of `hidden`: blocks from here on wait for the sample
   Block* hidden = nullptr;
@@ -45,7 +46,7 @@ struct ClassState {
   SlabList sleeping;        // owned, with too few of them
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
-  uint32_t bin_limit = 256;      // blocks that the bin may hold for now, if it has as many slots
+  uint32_t bin_limit = 0;        // blocks that the bin may hold for now: its capacity at most
   uint32_t carve_doublings = 0;  // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;       // of a big class: in its bin when big_bytes was counted last
   SampleCountdown countdown;     // builds with statistics
@@ -72,7 +73,7 @@ struct NoExactCounts {
 struct alignas(64) ThreadCache {
   // With `null_slots` for its bins: kBinSlots of them.
   constexpr explicit ThreadCache(Block** null_slots) : slots(null_slots) {
-    for (uint32_t i = 0; i < kSizeClassCount; ++i) bins[i] = {null_slots + kBinShapes[i].bottom, 1};
+    for (uint32_t i = 0; i < kSizeClassCount; ++i) start_class(i);
   }
   // Of nobody: every bin is empty for ever, for want of slots that could be written.
   struct Nobody {};
@@ -103,7 +104,13 @@ struct alignas(64) ThreadCache {
   // By words from the first bin.
   BinTop& top_at(uint64_t words) { return reinterpret_cast<BinTop*>(bins)[words]; }
   // The null slot below the blocks of a bin.
-  Block** bottom(uint32_t size_class) const { return slots + kBinShapes[size_class].bottom; }
+  constexpr Block** bottom(uint32_t size_class) const { return slots + kBinShapes[size_class].bottom; }
+  // As in a new cache.
+  constexpr void start_class(uint32_t size_class) {
+    bins[size_class] = {bottom(size_class), 1};
+    classes[size_class] = ClassState{};
+    classes[size_class].bin_limit = std::min(kBinShapes[size_class].capacity, kFirstBinLimit);
+  }
   // Blocks in the bin, those that wait for a sample included.
   uint32_t blocks_in_bin(uint32_t size_class) const {
     return static_cast<uint32_t>(bottom(size_class) - bins[size_class].top);

@@ -130,7 +130,7 @@ export const requests: RowSpec = {
       ...kThird,
       width: 12,
       title: 'Allocations by size class',
-      about: 'Where the allocation traffic is, as of the last look at each thread\'s bins.',
+      about: 'Where the allocation traffic is, as of each thread\'s last refill or sample of the class.',
       unit: 'ops',
       stacked: true,
       queries: [{ expr: bySizeClass(rate('hakmem_allocations_total')), legend: '{{size_class}}' }],

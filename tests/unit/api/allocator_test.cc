@@ -159,6 +159,32 @@ TEST(Allocator, ReallocStaysInABlockThatIsHalfUsed) {
   test::expect_books_balance({});
 }
 
+TEST(Allocator, ReallocThatGrowsByLittleMakesRoomForAQuarter) {
+  for (size_t bytes : {size_t{1024}, size_t{4096}, size_t{100000}}) {
+    void* block = allocate(bytes);
+    size_t usable = usable_bytes(block);
+    block = reallocate(block, usable + 1);
+    size_t room = usable_bytes(block);
+    EXPECT_GE(room, usable + usable / 4);
+    EXPECT_EQ(reallocate(block, room), block);
+    free(block);
+  }
+  void* doubled = reallocate(allocate(4096), 8192);  // grows by much: no more than asked for
+  EXPECT_EQ(usable_bytes(doubled), 8192u);
+  free(doubled);
+  test::expect_books_balance({});
+}
+
+TEST(Allocator, ReallocGrowsALargeBlockWhereItStands) {
+  auto* block = static_cast<unsigned char*>(allocate(300 * kKiB));
+  test::fill(block, 300 * kKiB, 7);
+  ASSERT_EQ(reallocate(block, 600 * kKiB), block);  // the superslab has nothing behind it yet
+  EXPECT_GE(usable_bytes(block), 600 * kKiB);
+  EXPECT_TRUE(test::has_content(block, 300 * kKiB, 300 * kKiB, 7));
+  free(block);
+  test::expect_books_balance({});
+}
+
 TEST(Allocator, ReallocKeepsTheContentAcrossAllKinds) {
   // Each pair of kinds: table, above the table, slab of several units, large, huge.
   std::vector<size_t> sizes{1, 17, 1000, 1025, 50000, 262144, 262145, 700000, kMiB, kMiB + 1, 3 * kMiB, 20 * kMiB};

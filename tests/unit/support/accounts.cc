@@ -86,8 +86,8 @@ __attribute__((no_sanitize("thread"))) void expect_allocations_counted() {
     for (uint32_t i = 0; i < kSizeClassCount; ++i) {
       auto blocks = static_cast<uint64_t>(cache->slots + kBinShapes[i].bottom - cache->bins[i].top);
       uint64_t left = blocks + cache->bins[i].frees_left;
-      uint64_t since = cache->classes[i].countdown.blocks_and_frees - left;
-      EXPECT_LE(since, kBinShapes[i].capacity) << "not counted yet in class " << i;
+      uint64_t since = cache->classes[i].countdown.offered - left;
+      EXPECT_LE(since, cache->classes[i].countdown.until_sample) << "not counted yet in class " << i;
       uncounted[i] += since;
     }
   for (uint32_t i = 0; i < metrics::kSizeClassCount; ++i)

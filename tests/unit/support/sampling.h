@@ -12,6 +12,7 @@ namespace hakmem::test {
 inline void set_countdown(uint32_t size_class, uint32_t objects) {
   ThreadCache* cache = thread_state.cache;
   open_bin(cache, size_class);
+  count_allocations(cache, size_class);
   cache->classes[size_class].countdown.until_sample = objects;
   cache->classes[size_class].countdown.is_sampling = true;
   close_bin(cache, size_class);
