@@ -98,18 +98,26 @@ HAKMEM_COLD void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   if (!heap.pool.give_blocks(size_class, oldest, count)) return_to_slabs(cache, size_class, oldest, count);
 }
 
-// The bin is full, or that of a big class, which is looked at with each free.
 [[gnu::noinline]] void free_into_full(ThreadCache* cache, uint32_t size_class, Block* block) {
-  uint32_t blocks = open_bin(cache, size_class);
-  if (!kBinShapes[size_class].is_big) {
-    shrink_bin(cache, size_class);
-  } else if (!has_room_for_big(cache, size_class)) {
-    block->mark_free();
-    return_to_slabs(cache, size_class, &block, 1);
-    return close_bin(cache, size_class, blocks);
-  }
+  open_bin(cache, size_class);
+  shrink_bin(cache, size_class);
   push(cache->bins[size_class], block);
   close_bin(cache, size_class);
+}
+
+// Of a big class: each free is a look.
+[[gnu::noinline]] void free_big(ThreadCache* cache, uint32_t size_class, Block* block) {
+  if (!has_room_for_big(cache, size_class)) {
+    block->mark_free();
+    return return_to_slabs(cache, size_class, &block, 1);
+  }
+  if constexpr (kBuild.stats) {
+    SampleCountdown& countdown = cache->classes[size_class].countdown;
+    if (countdown.offered > countdown.until_sample) [[unlikely]]
+      return free_before_sample(cache, size_class, block, 0);
+    ++countdown.offered;
+  }
+  push(cache->bins[size_class], block);
 }
 
 }  // namespace
@@ -118,12 +126,13 @@ void free_counted_out(Block* block, Slab* slab) {
   ThreadCache* cache = thread_state.cache;
   uint32_t size_class = slab->size_class;
   const BinShape& shape = kBinShapes[size_class];
-  ClassState& state = cache->classes[size_class];
   Bin& bin = cache->bins[size_class];
   bin.frees_left = 1;  // the block is not in it yet
+  if (shape.is_big) return free_big(cache, size_class, block);
+  ClassState& state = cache->classes[size_class];
   uint32_t blocks = cache->blocks_in_bin(size_class);
   uint32_t limit = state.bin_limit;
-  if (shape.is_big || blocks == limit) [[unlikely]]
+  if (blocks == limit) [[unlikely]]
     return free_into_full(cache, size_class, block);
   // The bin has been allocated from: it may fill more.
   limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
