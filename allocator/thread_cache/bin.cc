@@ -138,6 +138,7 @@ void free_counted_out(Block* block, Slab* slab) {
   limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
   state.bin_limit = limit;
   uint32_t room = limit - (blocks + 1);
+  // The bin stays closed: blocks that wait for a sample go on waiting, or are brought back there.
   if constexpr (kBuild.stats) {
     if (state.countdown.offered + room > state.countdown.until_sample) [[unlikely]]
       return free_before_sample(cache, size_class, block, room);
