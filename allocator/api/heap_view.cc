@@ -91,9 +91,11 @@ HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::Threa
     if (use != ThreadCache::Use::kThread && use != ThreadCache::Use::kLate) continue;
     metrics::ThreadCacheView view{};
     view.is_thread = use == ThreadCache::Use::kThread;
-    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
-      view.listed[size_class] =
-          static_cast<uint32_t>(cache->slots + kBinShapes[size_class].bottom - cache->bins[size_class].top);
+    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+      auto blocks = static_cast<uint32_t>(cache->slots + kBinShapes[size_class].bottom - cache->bins[size_class].top);
+      uint32_t samples = cache->classes[size_class].countdown.samples;
+      view.listed[size_class] = blocks > samples ? blocks - samples : 0;
+    }
     visit(argument, view);
   }
   metrics::ThreadCacheView pooled{};

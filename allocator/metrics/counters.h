@@ -93,8 +93,9 @@ template <Metric metric>
 inline void observe_time(uint32_t shard, uint32_t label, uint64_t nanoseconds) {
   if constexpr (kBuild.stats) {
     static_assert(shape_of(metric).kind == Kind::Histogram);
-    count<metric>(shard, label * kHistogramSlots + histogram_bucket(nanoseconds), 1);
-    count<metric>(shard, label * kHistogramSlots + kHistogramBuckets, nanoseconds);
+    Slot* slots = shard_slots(shard);
+    add<metric>(slots, label * kHistogramSlots + histogram_bucket(nanoseconds), 1);
+    add<metric>(slots, label * kHistogramSlots + kHistogramBuckets, nanoseconds);
   }
 }
 

@@ -14,7 +14,8 @@ class TickScale {
  public:
   // Any thread. Zero for a negative difference (another core's counter).
   uint64_t nanoseconds(uint64_t start_ticks, uint64_t end_ticks) {
-    if (!settled_.load(std::memory_order_relaxed)) calibrate();
+    if (!settled_.load(std::memory_order_relaxed)) [[unlikely]]
+      calibrate();
     if (end_ticks <= start_ticks) return 0;
     Wide scaled = static_cast<Wide>(end_ticks - start_ticks) * nanoseconds_per_tick_.load(std::memory_order_relaxed);
     return static_cast<uint64_t>(scaled >> kFractionBits);
@@ -25,7 +26,7 @@ class TickScale {
   static constexpr uint32_t kFractionBits = 32;
   static constexpr uint64_t kSettledNanoseconds = 20'000'000;
 
-  void calibrate() {
+  [[gnu::cold, gnu::noinline]] void calibrate() {
     uint64_t now_ticks = ticks();
     uint64_t now = monotonic_nanoseconds();
     uint64_t unset = 0;

@@ -2,6 +2,8 @@
 // come, and the way of blocks back to their slabs.
 #include <string.h>
 
+#include <algorithm>
+
 #include "allocator/thread_cache/internal.h"
 
 namespace hakmem {
@@ -34,6 +36,16 @@ bool has_room_for_big(ThreadCache* cache, uint32_t size_class) {
   return cache->big_bytes + bytes <= kBigBytes;
 }
 
+// `count` blocks have been taken out of a bin: how many are left without samples.
+uint32_t remove_samples_from(Block** blocks, uint32_t count, ClassState& state) {
+  if constexpr (kBuild.stats) {
+    state.countdown.until_sample -= count;
+    if (state.countdown.samples != 0) [[unlikely]]
+      return remove_samples(state.countdown, blocks, count);
+  }
+  return count;
+}
+
 }  // namespace
 
 void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
@@ -52,28 +64,15 @@ void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* bloc
   }
 }
 
-uint32_t take_oldest(ThreadCache* cache, uint32_t size_class, uint32_t kept, Block* (&oldest)[kMaxBinBlocks]) {
-  uint32_t blocks = cache->blocks_in_bin(size_class);
-  if (blocks <= kept) return 0;
-  uint32_t count = blocks - kept;
+void flush_bin(ThreadCache* cache, uint32_t size_class) {
   Bin& bin = cache->bins[size_class];
-  Block** bottom = cache->bottom(size_class);
-  Block** top = bin.top;
-  memcpy(oldest, bottom - count, count * sizeof(Block*));
-  // Empty meanwhile: in a child forked in between, blocks may be lost but never
-  // stand in two places.
-  bin.top = bottom;
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  memmove(bottom - kept, top, kept * sizeof(Block*));
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  bin.top = bottom - kept;
-  return count;
-}
-
-void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
-  Block* oldest[kMaxBinBlocks];
-  uint32_t count = take_oldest(cache, size_class, kept, oldest);
-  return_to_slabs(cache, size_class, oldest, count);
+  Block** blocks = bin.top;
+  uint32_t count = cache->blocks_in_bin(size_class);
+  // In a child forked in between, blocks may be lost but never stand in two places.
+  bin.top += count;
+  std::atomic_signal_fence(std::memory_order_release);
+  count = remove_samples_from(blocks, count, cache->classes[size_class]);
+  return_to_slabs(cache, size_class, blocks, count);
 }
 
 void drain_pool(ThreadCache* cache, Drain drain) {
@@ -88,36 +87,65 @@ void drain_pool(ThreadCache* cache, Drain drain) {
 namespace {
 
 // The bin has filled without an allocation: it fills less from now on, and keeps
-// half of that. The rest goes to threads that allocate, if they may want it.
-HAKMEM_COLD void shrink_bin(ThreadCache* cache, uint32_t size_class) {
-  uint32_t limit = cache->classes[size_class].bin_limit;
+// half of that, the newest. The rest goes to threads that allocate, if they may want it.
+[[gnu::noinline]] void shrink_bin(ThreadCache* cache, uint32_t size_class) {
+  ClassState& state = cache->classes[size_class];
+  uint32_t limit = state.bin_limit;
   if (limit / 2 >= kLeastBinLimit) limit /= 2;
-  cache->classes[size_class].bin_limit = limit;
+  state.bin_limit = limit;
+  uint32_t kept = limit / 2;
+  Bin& bin = cache->bins[size_class];
+  Block** bottom = cache->bottom(size_class);
+  Block** top = bin.top;
+  uint32_t count = static_cast<uint32_t>(bottom - top) - kept;
   Block* oldest[kMaxBinBlocks];
-  uint32_t count = take_oldest(cache, size_class, limit / 2, oldest);
+  memcpy(oldest, bottom - count, count * sizeof(Block*));
+  // Empty meanwhile: in a child forked in between, blocks may be lost but never
+  // stand in two places.
+  bin.top = bottom;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  memmove(bottom - kept, top, kept * sizeof(Block*));
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  bin.top = bottom - kept;
+  count = remove_samples_from(oldest, count, state);
   if (!heap.pool.give_blocks(size_class, oldest, count)) return_to_slabs(cache, size_class, oldest, count);
 }
 
-[[gnu::noinline]] void free_into_full(ThreadCache* cache, uint32_t size_class, Block* block) {
-  open_bin(cache, size_class);
+// Into a bin that is not full, and that takes `room` more frees.
+inline void push_with_room(ClassState& state, Bin& bin, Block* block, uint32_t room) {
+  if constexpr (kBuild.stats) {
+    auto to_come = static_cast<uint32_t>(state.countdown.not_offered);
+    room = std::min(room, to_come);
+    state.countdown.not_offered = static_cast<int32_t>(to_come - room) - 1;
+  }
+  push(bin, block);
+  bin.frees_left = room + 1;
+}
+
+// The same arguments as free_counted_out(), which calls these last and has no register to spare.
+[[gnu::noinline]] void free_into_full(Block* block, Slab* slab) {
+  ThreadCache* cache = thread_state.cache;
+  uint32_t size_class = slab->size_class;
   shrink_bin(cache, size_class);
-  push(cache->bins[size_class], block);
-  close_bin(cache, size_class);
+  ClassState& state = cache->classes[size_class];
+  if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
+    return free_at_sample(block, slab);
+  uint32_t room = state.bin_limit - cache->blocks_in_bin(size_class) - 1;
+  push_with_room(state, cache->bins[size_class], block, room);
 }
 
 // Of a big class: each free is a look.
-[[gnu::noinline]] void free_big(ThreadCache* cache, uint32_t size_class, Block* block) {
+[[gnu::noinline]] void free_big(Block* block, Slab* slab) {
+  ThreadCache* cache = thread_state.cache;
+  uint32_t size_class = slab->size_class;
   if (!has_room_for_big(cache, size_class)) {
     block->mark_free();
     return return_to_slabs(cache, size_class, &block, 1);
   }
-  if constexpr (kBuild.stats) {
-    SampleCountdown& countdown = cache->classes[size_class].countdown;
-    if (countdown.offered > countdown.until_sample) [[unlikely]]
-      return free_before_sample(cache, size_class, block, 0);
-    ++countdown.offered;
-  }
-  push(cache->bins[size_class], block);
+  ClassState& state = cache->classes[size_class];
+  if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
+    return free_at_sample(block, slab);
+  push_with_room(state, cache->bins[size_class], block, 0);
 }
 
 }  // namespace
@@ -128,24 +156,18 @@ void free_counted_out(Block* block, Slab* slab) {
   const BinShape& shape = kBinShapes[size_class];
   Bin& bin = cache->bins[size_class];
   bin.frees_left = 1;  // the block is not in it yet
-  if (shape.is_big) return free_big(cache, size_class, block);
+  if (shape.is_big) return free_big(block, slab);
   ClassState& state = cache->classes[size_class];
   uint32_t blocks = cache->blocks_in_bin(size_class);
   uint32_t limit = state.bin_limit;
   if (blocks == limit) [[unlikely]]
-    return free_into_full(cache, size_class, block);
+    return free_into_full(block, slab);
+  if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
+    return free_at_sample(block, slab);
   // The bin has been allocated from: it may fill more.
   limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
   state.bin_limit = limit;
-  uint32_t room = limit - (blocks + 1);
-  // The bin stays closed: blocks that wait for a sample go on waiting, or are brought back there.
-  if constexpr (kBuild.stats) {
-    if (state.countdown.offered + room > state.countdown.until_sample) [[unlikely]]
-      return free_before_sample(cache, size_class, block, room);
-    state.countdown.offered += room + 1;
-  }
-  push(bin, block);
-  bin.frees_left = room + 1;
+  push_with_room(state, bin, block, limit - (blocks + 1));
 }
 
 }  // namespace hakmem

@@ -87,9 +87,6 @@ __attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint
   if (heap.pool.has_block(size_class, block)) return true;
   for (const ThreadCache* cache = registered_caches.load(std::memory_order_acquire); cache != nullptr;
        cache = cache->next_registered) {
-    if constexpr (kBuild.stats) {
-      if (cache->classes[size_class].countdown.hidden == block) return true;
-    }
     Block* const* bottom = cache->bottom(size_class);
     for (Block* const* slot = cache->bins[size_class].top; slot < bottom; ++slot)
       if (*slot == block) return true;
@@ -191,6 +188,18 @@ void free_with(ThreadCache* cache, void* address) {
   free_into_class(cache, slab, address, owner_word);
 }
 
+// A live block that begins in a unit after its slab's first, or a sample; else free_cold().
+[[gnu::noinline]] void free_elsewhere(ThreadCache* cache, Block* block, Slab* slab) {
+  if (slab->owner.load(std::memory_order_relaxed) == owner::kInterior) slab = slab->head();
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  bool is_sample = kBuild.stats && owner_word == owner::kSampled;
+  if ((owner_word < owner::kPooled && !is_sample) || cache == &empty_cache ||
+      !slab->is_block_start(reinterpret_cast<uintptr_t>(block)) || block->looks_free()) [[unlikely]]
+    return free_cold(block);
+  cache->exact.count_free(slab->size_class);
+  is_sample ? free_sample(slab, block, cache->shard) : put_into_bin(cache, slab, block);
+}
+
 }  // namespace
 
 void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word) {
@@ -236,7 +245,7 @@ void free_foreign(void* address, Slab* slab) {
   // The owner may change meanwhile; that the block is live keeps the slab what it is.
   if (slab->owner.load(std::memory_order_relaxed) < owner::kPooled || cache == &empty_cache ||
       !slab->is_block_start(reinterpret_cast<uintptr_t>(address)) || block->looks_free()) [[unlikely]]
-    return free_cold(address);
+    return free_elsewhere(cache, block, slab);
   cache->exact.count_free(slab->size_class);
   put_into_bin(cache, slab, block);
 }

@@ -32,34 +32,22 @@ class LateCacheScope {
 // The thread has become the owner of the slab.
 inline void set_bin(ThreadCache* cache, Slab* slab) { slab->bin = &cache->bins[slab->size_class]; }
 
-// A cold path opens a bin before it looks at it or changes it, and closes it
-// afterwards, which says how many frees may come until the next look. `blocks` is
-// how many are in it.
-inline uint32_t open_bin(ThreadCache* cache, uint32_t size_class) {
+// Says how many frees may come until the next look at the bin. In builds with
+// statistics its allocations have just been counted.
+inline void offer_bin(ThreadCache* cache, uint32_t size_class) {
   uint32_t blocks = cache->blocks_in_bin(size_class);
-  if constexpr (kBuild.stats) take_off_what_is_left(cache, size_class, blocks);
-  return blocks;
-}
-inline void close_bin(ThreadCache* cache, uint32_t size_class, uint32_t blocks) {
   uint32_t room = kBinShapes[size_class].is_big ? 0 : cache->classes[size_class].bin_limit - blocks;
   if constexpr (kBuild.stats) {
     auto& countdown = cache->classes[size_class].countdown;
-    uint32_t offered = countdown.offered + blocks + room;
-    if (offered > countdown.until_sample) [[unlikely]]
-      return stop_at_sample(cache, size_class, blocks, room);
-    countdown.offered = offered + 1;
+    uint32_t to_come = countdown.until_sample - blocks;
+    room = std::min(room, to_come);
+    countdown.not_offered = static_cast<int32_t>(to_come - room) - 1;
   }
   cache->bins[size_class].frees_left = room + 1;
 }
-inline void close_bin(ThreadCache* cache, uint32_t size_class) {
-  close_bin(cache, size_class, cache->blocks_in_bin(size_class));
-}
 
-// Takes the oldest blocks but for `kept` out of an open bin into `oldest`; returns how many.
-uint32_t take_oldest(ThreadCache* cache, uint32_t size_class, uint32_t kept, Block* (&oldest)[kMaxBinBlocks]);
-
-// Gives the oldest blocks of an open bin back to their slabs, but for `kept`.
-void flush_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept);
+// Gives all blocks of a bin back to their slabs.
+void flush_bin(ThreadCache* cache, uint32_t size_class);
 
 // Gives pooled blocks back to their slabs: all, or those that nobody asked for.
 enum class Drain : uint8_t { kAll, kIdle };

@@ -93,10 +93,9 @@ ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
 
 void flush_bins(ThreadCache* cache) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-    open_bin(cache, size_class);
     if constexpr (kBuild.stats) count_allocations(cache, size_class);
-    flush_bin(cache, size_class, 0);
-    close_bin(cache, size_class);
+    flush_bin(cache, size_class);
+    offer_bin(cache, size_class);
   }
 }
 
@@ -147,12 +146,9 @@ bool is_orphan(uintptr_t owner_word) {
 // orphan owns, itself or another, are put in order later.
 void adopt_bins(ThreadCache* cache, ThreadCache* orphan) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-    if constexpr (kBuild.stats) {
-      auto& countdown = orphan->classes[size_class].countdown;
-      if (countdown.hidden != nullptr) *countdown.hidden_slot = countdown.hidden;
-    }
     for (Block** slot = orphan->bins[size_class].top; slot < orphan->bottom(size_class); ++slot) {
       Block* block = *slot;
+      if (block == nullptr) continue;  // a sample
       Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
       block->mark_free();
       if (!is_orphan(slab->owner.load(std::memory_order_relaxed))) {

@@ -168,34 +168,25 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
   metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
 }
 
-// The class's bin offers nothing, or nothing before a sample.
+// The class's bin is empty.
 [[gnu::noinline]] void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
-  open_bin(cache, size_class);
   uint32_t limit = cache->classes[size_class].bin_limit / 2;
   if (limit > kMaxRefillBlocks) limit = kMaxRefillBlocks;
-  if constexpr (kBuild.stats) {
-    count_allocations(cache, size_class);
-    auto& countdown = cache->classes[size_class].countdown;
-    if (countdown.until_sample == 0) [[unlikely]] {
-      if (void* sample = sample_if_due(cache, size_class, bytes); sample != nullptr) {
-        close_bin(cache, size_class);
-        return sample;
-      }
-    }
-    if (limit > countdown.until_sample) limit = countdown.until_sample;
-  }
+  if constexpr (kBuild.stats) count_allocations(cache, size_class);
   Batch batch{0, RefillSource::OwnFrees};
-  if (cache->blocks_in_bin(size_class) == 0 && !take_pooled(cache, size_class, limit)) {
+  if (!take_pooled(cache, size_class, limit)) {
     batch = refill(cache, size_class, limit);
     if (batch.count == 0) {
-      close_bin(cache, size_class);
+      offer_bin(cache, size_class);
       metrics::count<metrics::Metric::kOutOfMemory>(cache->shard);
       errno = ENOMEM;
       return nullptr;
     }
     if constexpr (kBuild.stats) count_refill(cache, size_class, batch, bytes);
   }
-  close_bin(cache, size_class);
+  if (kBuild.stats && cache->classes[size_class].countdown.until_sample < cache->blocks_in_bin(size_class)) [[unlikely]]
+    put_samples(cache, size_class);
+  offer_bin(cache, size_class);
   void* block = allocate_from(cache, size_class * kBinWords, bytes);
   if (batch.source == RefillSource::NewSuperslab) call_transition_hook();
   return block;
@@ -223,8 +214,11 @@ void collect_remote(ThreadCache* cache, Slab* slab) {
 void* allocate_cold(size_t bytes) {
   uint32_t size_class = size_class_of(bytes);
   ThreadCache* cache = thread_state.cache;
-  if (cache != &empty_cache) [[likely]]
+  if (cache != &empty_cache) [[likely]] {
+    if (kBuild.stats && cache->blocks_in_bin(size_class) != 0) [[unlikely]]
+      return allocate_sample(cache, size_class, bytes);
     return refill_and_allocate(cache, size_class, bytes);
+  }
   cache = start_thread();
   if (cache != nullptr) return allocate_from(cache, size_class * kBinWords, bytes);
   LateCacheScope late;

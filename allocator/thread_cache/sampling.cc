@@ -1,6 +1,11 @@
 #include "allocator/thread_cache/sampling.h"
 
+#include <string.h>
+
+#include <algorithm>
 #include <atomic>
+#include <bit>
+#include <utility>
 
 #include "allocator/thread_cache/internal.h"
 
@@ -15,15 +20,17 @@ namespace {
 constexpr uint32_t kMaxCountdown = 1u << 30;
 constexpr uint32_t kObjectsWhileOff = 1u << 16;
 
+constexpr auto kBitsOfOne = std::bit_cast<uint64_t>(1.0);
+
 // Minus the natural logarithm of a uniform number in (0, 1], without libm: good to 1e-5.
 double exponential_variate(RandomGenerator& random) {
   uint64_t bits = random.next() | 1;
   uint32_t exponent = log2_floor(bits);
-  double mantissa = static_cast<double>(bits << (63 - exponent)) * 0x1p-63;  // in [1, 2)
+  auto mantissa = std::bit_cast<double>((bits << (63 - exponent) << 1 >> 12) | kBitsOfOne);  // in [1, 2)
   double t = (mantissa - 1) / (mantissa + 1);
   double t2 = t * t;
   double log_mantissa = 2 * t * (1 + t2 * (1.0 / 3 + t2 * (1.0 / 5 + t2 * (1.0 / 7 + t2 / 9))));
-  return (64 - static_cast<double>(exponent)) * 0.6931471805599453 - log_mantissa;
+  return static_cast<double>(64 - static_cast<int32_t>(exponent)) * 0.6931471805599453 - log_mantissa;
 }
 
 // Bytes until the next sample of a Poisson process over allocated bytes; negative: never.
@@ -32,18 +39,29 @@ double draw_bytes(ThreadCache* cache) {
   return interval == 0 ? -1 : exponential_variate(cache->random) * static_cast<double>(interval);
 }
 
-// Draws the objects before the next sample; false when sampling is off.
+// Objects before the next sample; when sampling is off, before it is asked again.
 // Rounding an exponential up to objects makes it geometric with
 // p = 1 - exp(-class size / mean), as it has to be.
+uint32_t draw_objects(ThreadCache* cache, uint32_t size_class) {
+  double bytes = draw_bytes(cache);
+  cache->classes[size_class].countdown.is_sampling = bytes >= 0;
+  if (bytes < 0) return kObjectsWhileOff;
+  double objects = bytes / kClassShapes[size_class].block_bytes;
+  return objects >= kMaxCountdown ? kMaxCountdown : static_cast<uint32_t>(objects);
+}
+
+// The countdown has ended: begins the next, after the block that comes now. Whether
+// that is a sample.
 bool draw(ThreadCache* cache, uint32_t size_class) {
   auto& countdown = cache->classes[size_class].countdown;
-  double bytes = draw_bytes(cache);
-  double objects = bytes / kClassShapes[size_class].block_bytes;
-  countdown.is_sampling = bytes >= 0;
-  countdown.until_sample = bytes < 0                  ? kObjectsWhileOff
-                           : objects >= kMaxCountdown ? kMaxCountdown
-                                                      : static_cast<uint32_t>(objects);
-  return countdown.is_sampling;
+  bool is_due = countdown.is_sampling;
+  uint32_t objects = draw_objects(cache, size_class);
+  if (!is_due) {  // nothing was drawn yet, or sampling was off: the draw is for this block too
+    is_due = objects == 0;
+    objects = is_due ? draw_objects(cache, size_class) : objects - 1;
+  }
+  countdown.until_sample += 1 + objects;
+  return is_due && countdown.is_sampling;
 }
 
 void* place_sample(ThreadCache* cache, uint32_t size_class) {
@@ -69,61 +87,76 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
   return block;
 }
 
-}  // namespace
-
-void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t blocks, uint32_t room) {
-  auto& countdown = cache->classes[size_class].countdown;
-  uint32_t left = countdown.until_sample - countdown.offered;
-  if (left == 0 && !countdown.is_sampling) [[unlikely]] {  // it frees before it allocates
-    count_allocations(cache, size_class);
-    draw(cache, size_class);
-    left = countdown.until_sample;
-  }
-  // A half for what the bin has and a half for what comes: so few looks are needed until the sample.
-  uint32_t shown = left < 2 * blocks ? (left + 1) / 2 : blocks;
+// Puts a sample into the bin above the block in `slot`, where the countdown has just
+// ended; in its place, if the block is a sample too or there is no room. Not below
+// it: a program that frees and allocates in turn would never come to the sample.
+void put_sample(ThreadCache* cache, uint32_t size_class, Block** slot) {
+  ClassState& state = cache->classes[size_class];
   Bin& bin = cache->bins[size_class];
-  if (shown < blocks) {
-    Block** slot = bin.top + shown;
-    countdown.hidden_slot = slot;
-    countdown.hidden = *slot;
-    // In this order, and back in the other one: a forked child finds the block in either place.
-    std::atomic_signal_fence(std::memory_order_release);
-    *slot = nullptr;
+  Block** bottom = cache->bottom(size_class);
+  ++state.countdown.samples;
+  if (bottom - state.countdown.until_sample >= slot || cache->blocks_in_bin(size_class) == state.bin_limit) {
+    Block* block = std::exchange(*slot, nullptr);
+    return return_to_slabs(cache, size_class, &block, 1);
   }
-  if (room > left - shown) room = left - shown;
-  bin.frees_left = room + 1;
-  countdown.offered += blocks + room + 1;
-}
-
-void free_before_sample(ThreadCache* cache, uint32_t size_class, Block* block, uint32_t room) {
-  uint32_t blocks = open_bin(cache, size_class);
-  push(cache->bins[size_class], block);
-  stop_at_sample(cache, size_class, blocks + 1, room);
-}
-
-void bring_back_hidden(SampleCountdown& countdown) {
-  *countdown.hidden_slot = countdown.hidden;
-  std::atomic_signal_fence(std::memory_order_release);
-  countdown.hidden = nullptr;
-}
-
-void* sample_if_due(ThreadCache* cache, uint32_t size_class, size_t bytes) {
-  auto& countdown = cache->classes[size_class].countdown;
-  bool is_due = countdown.is_sampling;  // else nothing was drawn yet, or sampling was off
-  if (!draw(cache, size_class) || (!is_due && countdown.until_sample > 0)) return nullptr;
-  if (!is_due) draw(cache, size_class);  // the first draw was 0: this object is due, this is for the next one
-  void* sample = place_sample(cache, size_class);
-  if (sample == nullptr) {
-    if (countdown.until_sample == 0) countdown.until_sample = 1;
-    return nullptr;
+  Block** top = bin.top;
+  if (slot != top) {
+    // Empty meanwhile, so that a child forked in between finds no block twice.
+    bin.top = bottom;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    memmove(top - 1, top, static_cast<size_t>(slot - top) * sizeof(Block*));
   }
+  slot[-1] = nullptr;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  bin.top = top - 1;
+}
+
+void count_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   metrics::Slot* slots = cache->counters.slots();
-  metrics::add<metrics::Metric::kAllocations>(slots, size_class, 1);
   metrics::add<metrics::Metric::kSamples>(slots, 0, 1);
   metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
   metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
   cache->exact.count_allocation(size_class);
-  return sample;
+}
+
+}  // namespace
+
+void free_at_sample(Block* block, Slab* slab) {
+  ThreadCache* cache = thread_state.cache;
+  uint32_t size_class = slab->size_class;
+  Bin& bin = cache->bins[size_class];
+  count_allocations(cache, size_class);
+  push(bin, block);
+  if (draw(cache, size_class)) put_sample(cache, size_class, bin.top);
+  offer_bin(cache, size_class);
+}
+
+void put_samples(ThreadCache* cache, uint32_t size_class) {
+  const SampleCountdown& countdown = cache->classes[size_class].countdown;
+  while (countdown.until_sample < cache->blocks_in_bin(size_class)) {
+    Block** slot = cache->bottom(size_class) - countdown.until_sample - 1;
+    if (draw(cache, size_class)) put_sample(cache, size_class, slot);
+  }
+}
+
+void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
+  auto& countdown = cache->classes[size_class].countdown;
+  ++cache->bins[size_class].top;
+  --countdown.samples;
+  bool is_sampling = metrics::sample_interval_bytes.load(std::memory_order_relaxed) != 0;
+  void* sample = is_sampling ? place_sample(cache, size_class) : nullptr;
+  if (sample != nullptr) {
+    count_sample(cache, size_class, bytes);
+    return sample;
+  }
+  --countdown.until_sample;  // nothing was allocated for it
+  return allocate_from(cache, size_class * kBinWords, bytes);
+}
+
+uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, uint32_t count) {
+  auto left = static_cast<uint32_t>(std::remove(blocks, blocks + count, nullptr) - blocks);
+  countdown.samples -= count - left;
+  return left;
 }
 
 void sample_large(ThreadCache* cache, size_t bytes) {

@@ -1,8 +1,8 @@
-// Sampling by a shortened bin: each class of a thread counts down the objects
-// until its next sample. A bin never offers more of them before its cold path
-// is entered: blocks that it has, and frees that it takes until it is looked
-// at. So the sampled allocation finds the bin empty and reaches the cold path by
-// itself.
+// Sampling by a slot that is null: which allocations are samples is decided when
+// blocks come into a bin, and each block that leaves one came into it once. So
+// each class of a thread counts down what its bin gets, which refills and
+// `frees_left` tell; no call counts. Where a sample is due null stands in the bin:
+// the allocation that takes it reaches the cold path by itself.
 //
 // A sampled object stands in a slab that no thread owns, so that its free
 // reaches the cold path by itself too. Only builds with statistics sample.
@@ -15,38 +15,33 @@
 
 namespace hakmem {
 
-HAKMEM_COLD void bring_back_hidden(SampleCountdown& countdown);
-
-// Leaves of what the bin has offered what was allocated, while the bin is open; brings
-// back the blocks that waited for the sample. A free moves one from what is to come
-// to what is there; an allocation takes one away.
-inline void take_off_what_is_left(ThreadCache* cache, uint32_t size_class, uint32_t blocks) {
-  auto& countdown = cache->classes[size_class].countdown;
-  if (countdown.hidden != nullptr) [[unlikely]]
-    bring_back_hidden(countdown);
-  countdown.offered -= blocks + static_cast<uint32_t>(cache->bins[size_class].frees_left);
-  HAKMEM_ASSERT(countdown.offered <= countdown.until_sample);
-}
-
-// Counts the allocations from an open bin.
+// Counts what was allocated from the bin: what is neither there nor to come. A free
+// moves one from what is to come to what is there.
 inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
   auto& countdown = cache->classes[size_class].countdown;
-  countdown.until_sample -= countdown.offered;
-  cache->counters.add<metrics::Metric::kAllocations>(size_class, countdown.offered);
-  countdown.offered = 0;
+  uint32_t to_come = static_cast<uint32_t>(cache->bins[size_class].frees_left + countdown.not_offered);
+  uint32_t allocated = countdown.until_sample - to_come - cache->blocks_in_bin(size_class);
+  HAKMEM_ASSERT(allocated <= countdown.until_sample);
+  countdown.until_sample -= allocated;
+  cache->counters.add<metrics::Metric::kAllocations>(size_class, allocated);
 }
 
-// Closes a bin that with the `blocks` it has and frees to come, `room` of them,
-// would offer more objects than may be allocated before the sample.
-void stop_at_sample(ThreadCache* cache, uint32_t size_class, uint32_t blocks, uint32_t room);
+// Whether what comes into a bin next, by the free that was its last, is a sample.
+inline bool is_sample_next(const SampleCountdown& countdown) { return countdown.not_offered < 0; }
 
-// Frees a block into a bin that may not take `room` more frees before the sample.
-HAKMEM_COLD void free_before_sample(ThreadCache* cache, uint32_t size_class, Block* block, uint32_t room);
+// That free, into a bin that is not full.
+HAKMEM_COLD void free_at_sample(Block* block, Slab* slab);
 
-// The class's countdown is at 0: draws the first one, or places the object that
-// is due and draws the next. Returns the object; null when none is due, or there
-// is no memory for it. The countdown is above 0 then.
-HAKMEM_COLD void* sample_if_due(ThreadCache* cache, uint32_t size_class, size_t bytes);
+// Puts the samples in that are due among the newest blocks of a bin, whose
+// allocations have just been counted.
+HAKMEM_COLD void put_samples(ThreadCache* cache, uint32_t size_class);
+
+// The top of the bin is a sample: allocates it. When there is no memory for it, or
+// sampling is off by now, any block.
+HAKMEM_COLD void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes);
+
+// Removes the samples from `blocks`, which have been taken out of the bin; how many are left.
+HAKMEM_COLD uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, uint32_t count);
 
 // Draws for an allocation that has no class.
 void sample_large(ThreadCache* cache, size_t bytes);

@@ -30,14 +30,13 @@ constexpr BinTable make_bin_table() {
   return table;
 }
 
-// When the next sample of a class is due (sampling.h), and what its bin has
-// offered since: how many objects were allocated follows.
+// When the next sample of a class is due (sampling.h). How many objects were
+// allocated follows from it.
 struct SampleCountdown {
-  uint32_t until_sample = 0;      // objects to allocate before the sample, as of the last count
-  uint32_t offered = 1;           // since then: blocks of the bin and frees left to it, those that are gone too
-  bool is_sampling = false;       // whether a sample follows those objects
-  Block** hidden_slot = nullptr;  // it holds null in place of `hidden`: blocks from here on wait for the sample
-  Block* hidden = nullptr;
+  uint32_t until_sample = 0;  // blocks before the sample: those in the bin, allocated since the last count, to come
+  int32_t not_offered = -1;   // of those to come, what `frees_left` does not let in; -1: it ends at the sample
+  uint32_t samples = 0;       // in the bin: null in place of a block
+  bool is_sampling = false;   // else a new countdown follows, and no sample
 };
 
 struct ClassState {
@@ -111,7 +110,7 @@ struct alignas(64) ThreadCache {
     classes[size_class] = ClassState{};
     classes[size_class].bin_limit = std::min(kBinShapes[size_class].capacity, kFirstBinLimit);
   }
-  // Blocks in the bin, those that wait for a sample included.
+  // Blocks in the bin, samples that wait there included.
   uint32_t blocks_in_bin(uint32_t size_class) const {
     return static_cast<uint32_t>(bottom(size_class) - bins[size_class].top);
   }

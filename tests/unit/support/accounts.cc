@@ -84,10 +84,11 @@ __attribute__((no_sanitize("thread"))) void expect_allocations_counted() {
   LiveCounts uncounted{};
   for (const ThreadCache* cache = registered_caches.load(); cache != nullptr; cache = cache->next_registered)
     for (uint32_t i = 0; i < kSizeClassCount; ++i) {
+      const SampleCountdown& countdown = cache->classes[i].countdown;
       auto blocks = static_cast<uint64_t>(cache->slots + kBinShapes[i].bottom - cache->bins[i].top);
-      uint64_t left = blocks + cache->bins[i].frees_left;
-      uint64_t since = cache->classes[i].countdown.offered - left;
-      EXPECT_LE(since, cache->classes[i].countdown.until_sample) << "not counted yet in class " << i;
+      uint64_t to_come = cache->bins[i].frees_left + static_cast<uint64_t>(countdown.not_offered);
+      uint64_t since = countdown.until_sample - to_come - blocks;
+      EXPECT_LE(since, countdown.until_sample) << "not counted yet in class " << i;
       uncounted[i] += since;
     }
   for (uint32_t i = 0; i < metrics::kSizeClassCount; ++i)

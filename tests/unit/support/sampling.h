@@ -8,14 +8,15 @@
 
 namespace hakmem::test {
 
-// This thread allocates `objects` of the class before its next sample. Builds with statistics only.
+// Empties this thread's bin of the class: after `objects` that come into it a sample
+// is due. Builds with statistics only.
 inline void set_countdown(uint32_t size_class, uint32_t objects) {
   ThreadCache* cache = thread_state.cache;
-  open_bin(cache, size_class);
   count_allocations(cache, size_class);
+  flush_bin(cache, size_class);
   cache->classes[size_class].countdown.until_sample = objects;
   cache->classes[size_class].countdown.is_sampling = true;
-  close_bin(cache, size_class);
+  offer_bin(cache, size_class);
 }
 
 inline bool is_sample(const void* block) {

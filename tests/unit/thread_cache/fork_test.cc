@@ -141,7 +141,7 @@ void* allocate_and_adopt() {
 // child the books balance, and when all is freed no slab is left.
 TEST(Fork, ChildrenAdoptTheBinsOfOtherThreads) {
   constexpr uint32_t kThreads = 4;
-  test::SampleInterval interval(4000);  // some bins hide blocks
+  test::SampleInterval interval(4000);  // in some bins samples are due
   test::start_process();
   test::OtherThread threads[kThreads];
   static void* live[50000];

@@ -6,9 +6,12 @@
 
 #include "allocator/api/allocator.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/lifetime.h"
 #include "tests/unit/support/accounts.h"
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
+#include "tests/unit/support/random.h"
+#include "tests/unit/support/sampling.h"
 #include "tests/unit/support/threads.h"
 
 namespace hakmem {
@@ -60,6 +63,98 @@ TEST_F(SamplingTest, AsManyWhenBlocksStayLive) {
   for (uint32_t i = 0; i < count; ++i) blocks.push_back(allocate(320));
   expect_samples(samples() - before, count, 320, kInterval);
   for (void* block : blocks) free(block);
+}
+
+// What an allocation gets, a block freed just before or one from deep in the bin or
+// from a refill, does not change how likely a sample it is; nor do frees beyond what
+// a bin holds.
+TEST_F(SamplingTest, AsManyOfEachKindOfAllocation) {
+  constexpr size_t kInterval = 8 * kKiB;
+  test::SampleInterval interval(kInterval);
+  test::Random random(5);
+  struct Kind {
+    uint64_t count = 0;
+    uint64_t samples = 0;
+  };
+  Kind first, early, late;
+  std::vector<void*> blocks;
+  for (uint32_t round = 0; round < rounds(6000); ++round) {
+    const uint32_t count = random.below(round % 16 == 0 ? 1500 : 100);
+    for (uint32_t i = 0; i < count; ++i) {
+      blocks.push_back(allocate(192));
+      Kind& kind = i == 0 ? first : i < 10 ? early : late;
+      ++kind.count;
+      kind.samples += test::is_sample(blocks.back());
+    }
+    const size_t left = random.below(static_cast<uint32_t>(blocks.size() + 1)) / 2;
+    while (blocks.size() > left) {
+      std::swap(blocks[random.below(static_cast<uint32_t>(blocks.size()))], blocks.back());
+      free(blocks.back());
+      blocks.pop_back();
+    }
+  }
+  for (Kind kind : {first, early, late}) expect_samples(kind.samples, kind.count, 192, kInterval);
+  for (void* block : blocks) free(block);
+}
+
+class SampleInABinTest : public SamplingTest {
+ protected:
+  static constexpr size_t kBytes = 448;
+
+  // Frees ten blocks, the sixth where a sample is due.
+  void SetUp() override {
+    SamplingTest::SetUp();
+    if (IsSkipped()) return;
+    test::start_process();
+    void* blocks[10];
+    for (void*& block : blocks) block = allocate(kBytes);
+    test::set_countdown(size_class_of(kBytes), 5);
+    for (void* block : blocks) free(block);
+    ASSERT_EQ(countdown().samples, 1u);
+    test::expect_books_balance({});
+  }
+
+  static const SampleCountdown& countdown() { return thread_state.cache->classes[size_class_of(kBytes)].countdown; }
+
+  // Which of the next ten allocations are samples.
+  static std::vector<int> next_samples() {
+    std::vector<int> found;
+    void* blocks[10];
+    for (int i = 0; i < 10; ++i) {
+      blocks[i] = allocate(kBytes);
+      if (test::is_sample(blocks[i])) found.push_back(i);
+    }
+    for (void* block : blocks) free(block);
+    return found;
+  }
+
+ private:
+  test::SampleInterval seldom_{1 << 30};
+};
+
+TEST_F(SampleInABinTest, IsAllocatedInItsTurn) {
+  const uint64_t before = samples();
+  EXPECT_EQ(next_samples(), std::vector<int>{4});
+  EXPECT_EQ(samples() - before, 1u);
+  EXPECT_EQ(countdown().samples, 0u);
+  test::expect_books_balance({});
+}
+
+TEST_F(SampleInABinTest, GoesWithTheBlocksThatLeaveTheBin) {
+  flush_thread_cache();
+  EXPECT_EQ(countdown().samples, 0u);
+  EXPECT_EQ(next_samples(), std::vector<int>{});
+  test::expect_books_balance({});
+}
+
+TEST_F(SampleInABinTest, IsNoneWhenSamplingIsOffByThen) {
+  test::SampleInterval off(0);
+  const uint64_t before = samples();
+  EXPECT_EQ(next_samples(), std::vector<int>{});
+  EXPECT_EQ(samples(), before);
+  EXPECT_EQ(countdown().samples, 0u);
+  test::expect_books_balance({});
+  test::expect_allocations_counted();
 }
 
 // Lists that are flushed at a thread's end credit what they never handed out.
