@@ -19,7 +19,8 @@ namespace hakmem {
 // moves one from what is to come to what is there.
 inline void count_allocations(ThreadCache* cache, uint32_t size_class) {
   auto& countdown = cache->classes[size_class].countdown;
-  uint32_t to_come = static_cast<uint32_t>(cache->bins[size_class].frees_left + countdown.not_offered);
+  auto frees_left = static_cast<int32_t>(cache->bins[size_class].frees_left);
+  auto to_come = static_cast<uint32_t>(frees_left + countdown.not_offered);
   uint32_t allocated = countdown.until_sample - to_come - cache->blocks_in_bin(size_class);
   HAKMEM_ASSERT(allocated <= countdown.until_sample);
   countdown.until_sample -= allocated;
