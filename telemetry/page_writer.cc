@@ -268,7 +268,11 @@ void abandon_page() {
   metrics::counter_sink.shard_mask.store(0, std::memory_order_release);
   metrics::counter_sink.shards.store(metrics::initial_shard, std::memory_order_release);
   for (Slot& slot : metrics::initial_shard) slot.store(0, std::memory_order_relaxed);
-  for (size_t i = 0; i < writer.mapping_count; ++i) munmap(writer.mappings[i].address, writer.mappings[i].bytes);
+  // Thread caches hold pointers into the page: what is counted through one is the
+  // parent's no more, and a child that bypassed the fork handlers must not fault.
+  for (size_t i = 0; i < writer.mapping_count; ++i)
+    mmap(writer.mappings[i].address, writer.mappings[i].bytes, PROT_READ | PROT_WRITE,
+         MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   writer.mapping_count = 0;
   writer.path[0] = '\0';
   writer.home.store(PageHome::None, std::memory_order_release);

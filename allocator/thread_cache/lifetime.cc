@@ -180,6 +180,7 @@ ThreadCache* start_thread() {
   if (thread_state.phase == ThreadPhase::kExited) return nullptr;
   bool is_first = false;
   ThreadCache* cache = nullptr;
+  uint64_t seed = random_secret();
   {
     LockGuard guard(registry_lock);
     if (!secrets_drawn) {
@@ -193,12 +194,14 @@ ThreadCache* start_thread() {
       is_first = !process_started;
       process_started = true;
       if (is_first) heap.superslabs.prime();
+      cache->random = RandomGenerator(seed);
+      cache->counters.follow_sink(cache->shard);
+      // Under the lock: a child that a signal handler forks finds the cache taken and
+      // this thread its user, or neither.
+      thread_state = {cache, ThreadPhase::kRunning};
     }
   }
   if (cache == nullptr) return nullptr;
-  cache->random = RandomGenerator(random_secret());
-  cache->counters.follow_sink(cache->shard);
-  thread_state = {cache, ThreadPhase::kRunning};
   if (is_first) {
     // Registered before any other handler, so that these hold the locks only
     // while nothing else of the program runs.
@@ -243,6 +246,7 @@ void adopt_orphans(ThreadCache* cache) {
        orphan = orphan->next_registered) {
     if (orphan->use.load(std::memory_order_relaxed) != ThreadCache::Use::kOrphan) continue;
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) orphan->start_class(size_class);
+    orphan->big_bytes = 0;
     orphan->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
   }
 }
@@ -256,6 +260,8 @@ void call_transition_hook() {
     if (metrics::hooks.on_transition == nullptr || thread_state.phase != ThreadPhase::kRunning) return;
     int saved_errno = errno;
     metrics::hooks.on_transition();
+    // The hook may have made the stats page, or left it: in a child that bypassed the fork handlers.
+    thread_state.cache->counters.follow_sink(thread_state.cache->shard);
     errno = saved_errno;
   }
 }

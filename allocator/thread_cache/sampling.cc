@@ -7,6 +7,7 @@
 #include <bit>
 #include <utility>
 
+#include "allocator/base/message.h"
 #include "allocator/thread_cache/internal.h"
 
 namespace hakmem {
@@ -15,10 +16,13 @@ constinit SampledSlabs sampled_slabs;
 
 namespace {
 
-// The most that a countdown holds; also how soon a thread asks again whether
-// sampling is on.
+// The most that a countdown holds; another follows.
 constexpr uint32_t kMaxCountdown = 1u << 30;
+// How soon a thread asks again whether sampling is on, or tries again when there was
+// no memory for a sample.
 constexpr uint32_t kObjectsWhileOff = 1u << 16;
+// Nothing is sampled by then; an int64_t holds it.
+constexpr double kMaxBytes = 0x1p62;
 
 constexpr auto kBitsOfOne = std::bit_cast<uint64_t>(1.0);
 
@@ -36,18 +40,19 @@ double exponential_variate(RandomGenerator& random) {
 // Bytes until the next sample of a Poisson process over allocated bytes; negative: never.
 double draw_bytes(ThreadCache* cache) {
   uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
-  return interval == 0 ? -1 : exponential_variate(cache->random) * static_cast<double>(interval);
+  return interval == 0 ? -1 : std::min(exponential_variate(cache->random) * static_cast<double>(interval), kMaxBytes);
 }
 
-// Objects before the next sample; when sampling is off, before it is asked again.
+// Objects before the next sample; when sampling is off, or the sample is too far away,
+// before the next draw.
 // Rounding an exponential up to objects makes it geometric with
 // p = 1 - exp(-class size / mean), as it has to be.
 uint32_t draw_objects(ThreadCache* cache, uint32_t size_class) {
   double bytes = draw_bytes(cache);
-  cache->classes[size_class].countdown.is_sampling = bytes >= 0;
-  if (bytes < 0) return kObjectsWhileOff;
   double objects = bytes / kClassShapes[size_class].block_bytes;
-  return objects >= kMaxCountdown ? kMaxCountdown : static_cast<uint32_t>(objects);
+  cache->classes[size_class].countdown.is_sampling = bytes >= 0 && objects < kMaxCountdown;
+  if (bytes < 0) return kObjectsWhileOff;
+  return objects < kMaxCountdown ? static_cast<uint32_t>(objects) : kMaxCountdown;
 }
 
 // The countdown has ended: begins the next, after the block that comes now. Whether
@@ -56,34 +61,41 @@ bool draw(ThreadCache* cache, uint32_t size_class) {
   auto& countdown = cache->classes[size_class].countdown;
   bool is_due = countdown.is_sampling;
   uint32_t objects = draw_objects(cache, size_class);
-  if (!is_due) {  // nothing was drawn yet, or sampling was off: the draw is for this block too
+  if (!is_due) {  // nothing was drawn for this block: the draw is for it too
     is_due = objects == 0;
     objects = is_due ? draw_objects(cache, size_class) : objects - 1;
   }
   countdown.until_sample += 1 + objects;
-  return is_due && countdown.is_sampling;
+  return is_due;
 }
 
 void* place_sample(ThreadCache* cache, uint32_t size_class) {
   SlabList& part_full = sampled_slabs.part_full[size_class];
-  LockGuard guard(sampled_slabs.lock);
-  Slab* slab = part_full.first();
-  if (slab == nullptr) {
-    slab = heap.superslabs.take_span(kClassShapes[size_class].units, SlabState::Sampled, size_class, cache->shard);
-    if (slab == nullptr) return nullptr;
-    slab->owner.store(owner::kSampled, std::memory_order_relaxed);
-    part_full.push_front(slab);
-  }
   Block* block = nullptr;
-  if (slab->listed() != 0) {
-    slab->take_free(&block, 1);
-  } else {
-    block = reinterpret_cast<Block*>(slab->start + size_t{slab->carved} * slab->shape().block_bytes);
-    std::atomic_ref(slab->carved).store(slab->carved + 1, std::memory_order_relaxed);  // read by frees
+  bool was_freed = false;
+  {
+    LockGuard guard(sampled_slabs.lock);
+    Slab* slab = part_full.first();
+    if (slab == nullptr) {
+      slab = heap.superslabs.take_span(kClassShapes[size_class].units, SlabState::Sampled, size_class, cache->shard);
+      if (slab == nullptr) return nullptr;
+      slab->owner.store(owner::kSampled, std::memory_order_relaxed);
+      part_full.push_front(slab);
+    }
+    was_freed = slab->listed() != 0;
+    if (was_freed) {
+      slab->take_free(&block, 1);
+    } else {
+      block = reinterpret_cast<Block*>(slab->start + size_t{slab->carved} * slab->shape().block_bytes);
+      std::atomic_ref(slab->carved).store(slab->carved + 1, std::memory_order_relaxed);  // read by frees
+    }
+    ++slab->used;
+    if (slab->is_exhausted()) part_full.remove(slab);
   }
-  ++slab->used;
-  if (slab->is_exhausted()) part_full.remove(slab);
-  block->clear_key();
+  if (!was_freed)
+    block->clear_key();
+  else if (!block->take_key())
+    block->corrupted();
   return block;
 }
 
@@ -150,6 +162,13 @@ void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
     return sample;
   }
   --countdown.until_sample;  // nothing was allocated for it
+  if (countdown.is_sampling) {
+    // Without memory for samples, what a refill brings must not be samples again.
+    count_allocations(cache, size_class);
+    countdown.until_sample += kObjectsWhileOff;
+    countdown.is_sampling = false;
+    offer_bin(cache, size_class);
+  }
   return allocate_from(cache, size_class * kBinWords, bytes);
 }
 
@@ -176,15 +195,21 @@ void sample_large(ThreadCache* cache, size_t bytes) {
 void free_sample(Slab* slab, Block* block, uint32_t shard) {
   SlabList& part_full = sampled_slabs.part_full[slab->size_class];
   bool is_empty = false;
+  bool was_free = false;
   {
     LockGuard guard(sampled_slabs.lock);
-    if (slab->is_exhausted()) part_full.push_front(slab);
-    block->mark_free();
-    slab->put_free(block);
-    // One empty slab stays, for the next sample.
-    is_empty = --slab->used == 0 && part_full.first() != part_full.last();
-    if (is_empty) part_full.remove(slab);
+    // Its key may be gone by a write, or another thread frees it at this moment.
+    was_free = slab->has_free(block);
+    if (!was_free) {
+      if (slab->is_exhausted()) part_full.push_front(slab);
+      block->mark_free();
+      slab->put_free(block);
+      // One empty slab stays, for the next sample.
+      is_empty = --slab->used == 0 && part_full.first() != part_full.last();
+      if (is_empty) part_full.remove(slab);
+    }
   }
+  if (was_free) fail(Message::kDoubleFree, reinterpret_cast<uintptr_t>(block));
   if (is_empty) heap.superslabs.give_span(slab, shard);
 }
 

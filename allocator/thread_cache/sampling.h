@@ -38,7 +38,7 @@ HAKMEM_COLD void free_at_sample(Block* block, Slab* slab);
 HAKMEM_COLD void put_samples(ThreadCache* cache, uint32_t size_class);
 
 // The top of the bin is a sample: allocates it. When there is no memory for it, or
-// sampling is off by now, any block.
+// sampling is off by now, any block, and no more samples for a while.
 HAKMEM_COLD void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes);
 
 // Removes the samples from `blocks`, which have been taken out of the bin; how many are left.
@@ -47,7 +47,7 @@ HAKMEM_COLD uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, 
 // Draws for an allocation that has no class.
 void sample_large(ThreadCache* cache, size_t bytes);
 
-// Any thread; `block` lies in the sampled `slab`.
+// Any thread; `block` is a block of the sampled `slab`. Ends the process when it is free.
 HAKMEM_COLD void free_sample(Slab* slab, Block* block, uint32_t shard);
 
 // The slabs of sampled objects.

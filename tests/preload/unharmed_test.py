@@ -77,6 +77,23 @@ class UnharmedTest(harness.PreloadTest):
         self.assertEqual((0, b"True\n", b""), result)
         self.assertLess(len(os.listdir(pages)), 100)
 
+    def test_child_that_bypasses_the_fork_handlers(self):
+        """A child by _Fork or clone allocates on, when its parent has a stats page."""
+        script = """if True:
+            import ctypes, os, signal
+            libc = ctypes.PyDLL(None)
+            clone = 56 if os.uname().machine == "x86_64" else 220
+            blocks = [bytes(500) for _ in range(20000)]  # the stats page comes with them
+            for start in (libc._Fork, lambda: libc.syscall(clone, signal.SIGCHLD, 0, 0, 0, 0)):
+                child = start()
+                if child == 0:
+                    blocks = [[bytes(100 + i % 400) for i in range(50000)] for _ in range(4)]
+                    os._exit(0)
+                print(os.waitpid(child, 0)[1])
+            """
+        result = harness.run(["/usr/bin/python3", "-c", script], True, variables={"HAKMEM_PAGES": self.directory("pages")})
+        self.assertEqual((0, b"0\n0\n", b""), result)
+
     def test_small_programs(self):
         data = b"".join(b"%d line %d\n" % (i * 7919 % 1000, i) for i in range(20000))
         for command in (["true"], ["false"], ["echo", "hello"], ["ls", "-l", "/etc"], ["sort", "-n"], ["uniq", "-c"],

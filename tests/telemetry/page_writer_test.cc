@@ -169,15 +169,23 @@ TEST(PageWriter, AChildThatBypassedTheForkHandlersIsFoundOut) {
     prepare_fork_detection();
     create_page(true, false);
     EXPECT_FALSE(forked_unnoticed());
+    metrics::ThreadCounters<true> counters;
+    counters.follow_sink(0);
+    counters.add<Metric::kHugeFrees>(0, 2);
     pid_t forked = fork();  // the test has no handler, so that this is as good as _Fork
     if (forked == 0) {
       bool noticed = forked_unnoticed();
       on_transition();
-      _exit(noticed && !forked_unnoticed() && page_home() == PageHome::None ? 0 : 1);
+      noticed = noticed && !forked_unnoticed() && page_home() == PageHome::None;
+      counters.add<Metric::kHugeFrees>(0, 5);  // where a thread cache counts until it looks
+      counters.follow_sink(0);
+      counters.add<Metric::kHugeFrees>(0, 7);
+      _exit(noticed && metrics::initial_shard[metrics::kFirstSlot<Metric::kHugeFrees>].load() == 7 ? 0 : 1);
     }
     int status = -1;
     waitpid(forked, &status, 0);
     EXPECT_EQ(status, 0);
+    EXPECT_EQ(read_file(folder.only_file()).counter(Metric::kHugeFrees, 0), 2u);
   });
   EXPECT_EQ(child.status, 0);
 }

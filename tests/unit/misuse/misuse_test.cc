@@ -190,16 +190,32 @@ TEST_F(MisuseDeathTest, DoubleFreeOfLargeAndHuge) {
 TEST_F(MisuseDeathTest, DoubleFreeOfASample) {
   test::SampleInterval every(1);
   if (!kBuild.stats) GTEST_SKIP() << "this build does not sample";
-  void* block = nullptr;
-  for (int i = 0; i < 1000; ++i) {
-    block = allocate(176);
-    if (heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->owner == owner::kSampled) break;
-  }
+  void* block = test::allocate_sampled(176);
   void* keep = allocate(176);
   EXPECT_MISUSE((release(block), release(block)), kDoubleFree, block);
   EXPECT_MISUSE(release(static_cast<char*>(block) + 16), kInvalid, static_cast<char*>(block) + 16);
   release(block);
   release(keep);
+}
+
+// The key is gone by a write, or the other thread has not set it yet: the free map knows.
+TEST_F(MisuseDeathTest, DoubleFreeOfASampleThatWasWrittenTo) {
+  if (!kBuild.stats) GTEST_SKIP() << "this build does not sample";
+  test::SampleInterval every(1);
+  auto* block = static_cast<uint64_t*>(test::allocate_sampled(144));
+  auto* neighbour = static_cast<uint64_t*>(test::allocate_sampled(144));
+  EXPECT_MISUSE((release(block), *block = 1, release(block)), kDoubleFree, block);
+  release(neighbour);
+  EXPECT_MISUSE((release(block), *block = 1, release(block)), kDoubleFree, block);
+  release(block);
+}
+
+TEST_F(MisuseDeathTest, AWriteIntoAFreedSampleIsFoundByTheNextSample) {
+  if (!kBuild.stats) GTEST_SKIP() << "this build does not sample";
+  test::SampleInterval every(1);
+  auto* block = static_cast<uint64_t*>(test::allocate_sampled(144));
+  EXPECT_MISUSE((release(block), *block = 1, (void)test::allocate_sampled(144)), kCorrupted, block);
+  release(block);
 }
 
 TEST_F(MisuseDeathTest, ForeignPointers) {

@@ -23,4 +23,13 @@ inline bool is_sample(const void* block) {
   return heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->head()->owner.load() == owner::kSampled;
 }
 
+// A sample, with an interval of one byte: a countdown that was drawn before may have to run out.
+inline void* allocate_sampled(size_t bytes) {
+  for (;;) {
+    void* block = allocate(bytes);
+    if (is_sample(block)) return block;
+    free(block);
+  }
+}
+
 }  // namespace hakmem::test

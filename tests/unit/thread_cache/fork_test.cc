@@ -172,6 +172,27 @@ TEST(Fork, ChildrenAdoptTheBinsOfOtherThreads) {
   while (live_count > 0) free(live[--live_count]);
 }
 
+// Or the thread that gets the cache next could keep fewer big blocks.
+TEST(Fork, AdoptedCachesHoldNoBigBlocks) {
+  test::start_process();
+  test::OtherThread other([] {
+    void* blocks[8];
+    for (void*& block : blocks) block = allocate(112 * kKiB);
+    for (void* block : blocks) free(block);
+  });
+  expect_in_child([] {
+    size_t before = 0, after = 0;
+    auto add_all = [](size_t* sum) {
+      for (const ThreadCache* cache = registered_caches.load(); cache != nullptr; cache = cache->next_registered)
+        if (cache != thread_state.cache) *sum += cache->big_bytes;
+    };
+    add_all(&before);
+    allocate_and_adopt();
+    add_all(&after);
+    return before == 0 ? 1 : after == 0 ? 0 : 2;
+  });
+}
+
 // Threads that a signal stops at any instruction of malloc and free.
 class StoppedThreads {
  public:

@@ -1,5 +1,9 @@
 // The sampling countdown: how many samples there are, and where they stand.
+#include <errno.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <vector>
@@ -165,6 +169,65 @@ TEST_F(SamplingTest, AsManyFromThreadsThatAllocateLittle) {
   uint64_t before = samples();
   for (uint32_t i = 0; i < threads; ++i) test::run_in_thread([] { free(allocate(512)); });
   expect_samples(samples() - before, threads, 512, kInterval);
+}
+
+// Every block of the bin is due to be a sample, and there is no memory for one: the
+// program gets what there is, and null in the end.
+TEST_F(SamplingTest, WithoutMemoryForSamplesThereAreNone) {
+  if (test::kSanitized) GTEST_SKIP() << "the sanitizer needs memory too";
+  test::start_process();
+  pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    {
+      test::SampleInterval off(0);
+      free(allocate(304));  // a slab of the class
+    }
+    rlimit limit{};
+    ::getrlimit(RLIMIT_DATA, &limit);
+    limit.rlim_cur = 1;
+    if (::setrlimit(RLIMIT_DATA, &limit) != 0) ::_exit(2);
+    test::SampleInterval every(1);
+    const uint64_t before = samples();
+    for (uint32_t i = 0; i < 10'000'000; ++i)
+      if (allocate(304) == nullptr) ::_exit(errno == ENOMEM && samples() > before ? 0 : 3);
+    ::_exit(4);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+// A countdown that cannot hold what was drawn ends without a sample, for the most part.
+TEST_F(SamplingTest, SeldomAtIntervalsBeyondTheLongestCountdown) {
+  constexpr uint64_t kInterval = uint64_t{1} << 50;
+  test::SampleInterval interval(kInterval);
+  uint32_t size_class = size_class_of(272);
+  free(allocate(272));
+  const uint64_t before = samples();
+  for (uint32_t i = 0; i < rounds(4000); ++i) {
+    test::set_countdown(size_class, 1);  // the next but one is where a countdown ends
+    thread_state.cache->classes[size_class].countdown.is_sampling = false;
+    void* blocks[4];
+    for (void*& block : blocks) block = allocate(272);
+    for (void* block : blocks) free(block);
+  }
+  // Each round draws anew, and all draws but one in 4,000 are longer than a countdown.
+  EXPECT_LE(samples() - before, 1u);
+  EXPECT_FALSE(thread_state.cache->classes[size_class].countdown.is_sampling);
+}
+
+// The bytes drawn exceed every integer.
+TEST_F(SamplingTest, NoneOfLargeAllocationsAtTheLongestInterval) {
+  test::start_process();
+  test::SampleInterval interval(UINT64_MAX);
+  thread_state.cache->bytes_until_large_sample = 0;
+  const uint64_t before = samples();
+  for (int i = 0; i < 100; ++i) free(allocate(kMiB));
+  EXPECT_EQ(samples(), before);
+  EXPECT_GT(thread_state.cache->bytes_until_large_sample, 0);
+  thread_state.cache->bytes_until_large_sample = 0;
 }
 
 TEST_F(SamplingTest, NoneWhenItIsOff) {
