@@ -271,8 +271,8 @@ void abandon_page() {
   // Thread caches hold pointers into the page: what is counted through one is the
   // parent's no more, and a child that bypassed the fork handlers must not fault.
   for (size_t i = 0; i < writer.mapping_count; ++i)
-    mmap(writer.mappings[i].address, writer.mappings[i].bytes, PROT_READ | PROT_WRITE,
-         MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    (void)mmap(writer.mappings[i].address, writer.mappings[i].bytes, PROT_READ | PROT_WRITE,
+               MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   writer.mapping_count = 0;
   writer.path[0] = '\0';
   writer.home.store(PageHome::None, std::memory_order_release);
