@@ -181,15 +181,15 @@ TEST(Fork, AdoptedCachesHoldNoBigBlocks) {
     for (void* block : blocks) free(block);
   });
   expect_in_child([] {
-    size_t before = 0, after = 0;
-    auto add_all = [](size_t* sum) {
+    auto big_bytes_of_others = [] {
+      size_t sum = 0;
       for (const ThreadCache* cache = registered_caches.load(); cache != nullptr; cache = cache->next_registered)
-        if (cache != thread_state.cache) *sum += cache->big_bytes;
+        if (cache != thread_state.cache) sum += cache->big_bytes;
+      return sum;
     };
-    add_all(&before);
+    if (big_bytes_of_others() == 0) return 1;
     allocate_and_adopt();
-    add_all(&after);
-    return before == 0 ? 1 : after == 0 ? 0 : 2;
+    return big_bytes_of_others() == 0 ? 0 : 2;
   });
 }
 

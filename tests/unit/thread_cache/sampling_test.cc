@@ -181,7 +181,7 @@ TEST_F(SamplingTest, WithoutMemoryForSamplesThereAreNone) {
   if (child == 0) {
     {
       test::SampleInterval off(0);
-      free(allocate(304));  // a slab of the class
+      (void)allocate(304);  // its slab has blocks for refills, which would all become samples
     }
     rlimit limit{};
     ::getrlimit(RLIMIT_DATA, &limit);
@@ -200,35 +200,38 @@ TEST_F(SamplingTest, WithoutMemoryForSamplesThereAreNone) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
-// A countdown that cannot hold what was drawn ends without a sample, for the most part.
-TEST_F(SamplingTest, SeldomAtIntervalsBeyondTheLongestCountdown) {
-  constexpr uint64_t kInterval = uint64_t{1} << 50;
-  test::SampleInterval interval(kInterval);
-  uint32_t size_class = size_class_of(272);
-  free(allocate(272));
+// What is drawn does not fit into a countdown, and the one that does ends without a sample.
+TEST_F(SamplingTest, NoneAtTheEndOfTheLongestCountdown) {
+  test::start_process();
+  test::SampleInterval interval(uint64_t{1} << 60);  // one draw in four million fits
+  const uint32_t size_class = size_class_of(272);
+  auto& countdown = thread_state.cache->classes[size_class].countdown;
   const uint64_t before = samples();
-  for (uint32_t i = 0; i < rounds(4000); ++i) {
-    test::set_countdown(size_class, 1);  // the next but one is where a countdown ends
-    thread_state.cache->classes[size_class].countdown.is_sampling = false;
+  for (int round = 0; round < 20; ++round) {
+    test::set_countdown(size_class, 1);
+    countdown.is_sampling = false;  // as at the end of such a countdown
     void* blocks[4];
     for (void*& block : blocks) block = allocate(272);
     for (void* block : blocks) free(block);
+    EXPECT_FALSE(countdown.is_sampling);
+    EXPECT_GT(countdown.until_sample, 1u << 29);
   }
-  // Each round draws anew, and all draws but one in 4,000 are longer than a countdown.
-  EXPECT_LE(samples() - before, 1u);
-  EXPECT_FALSE(thread_state.cache->classes[size_class].countdown.is_sampling);
+  EXPECT_EQ(samples(), before);
 }
 
-// The bytes drawn exceed every integer.
+// More bytes than an integer holds are drawn, six times in ten.
 TEST_F(SamplingTest, NoneOfLargeAllocationsAtTheLongestInterval) {
   test::start_process();
   test::SampleInterval interval(UINT64_MAX);
-  thread_state.cache->bytes_until_large_sample = 0;
+  int64_t& bytes_left = thread_state.cache->bytes_until_large_sample;
   const uint64_t before = samples();
-  for (int i = 0; i < 100; ++i) free(allocate(kMiB));
+  for (int draw = 0; draw < 20; ++draw) {
+    bytes_left = 0;
+    free(allocate(kMiB));
+    EXPECT_GT(bytes_left, 0);
+  }
   EXPECT_EQ(samples(), before);
-  EXPECT_GT(thread_state.cache->bytes_until_large_sample, 0);
-  thread_state.cache->bytes_until_large_sample = 0;
+  bytes_left = 0;
 }
 
 TEST_F(SamplingTest, NoneWhenItIsOff) {
