@@ -1,4 +1,5 @@
-// Huge allocations: each a mapping of its own, known by its address in a table.
+// Huge allocations: each a mapping of its own, known by its address in a hash
+// table whose size is fixed, so that no call pays for its growth.
 //
 // A freed mapping is retained for a while, within the hold-back of PurgePolicy:
 // page faults cost far more than anything that is done here to avoid them. A
@@ -33,16 +34,16 @@ class HugeHeap {
   Allocation allocate(size_t bytes, size_t alignment, uint32_t shard) {
     size_t mapped = align_up(bytes, kPageBytes);
     Mapping grown{};
+    Entry* entry = nullptr;
     {
       LockGuard guard(lock_);
-      // Room for the block, or for what it leaves of a retained mapping.
-      if (!make_room()) return {nullptr, false};
-      if (uintptr_t reused = take_retained(mapped, bytes, alignment); reused != 0) {
+      entry = take_entry();
+      if (entry == nullptr) return {nullptr, false};
+      if (uintptr_t reused = take_retained(mapped, bytes, alignment, entry); reused != 0) {
         metrics::count<metrics::Metric::kHugeAllocations>(shard);
         return {reinterpret_cast<void*>(reused), false};
       }
       if (alignment <= kPageBytes) grown = take_largest(mapped);
-      ++reserved_entries_;  // nobody else takes the room while the lock is open
     }
     void* address = nullptr;
     if (grown.bytes != 0) {
@@ -52,11 +53,17 @@ class HugeHeap {
         grown = {};
       }
     }
-    if (address == nullptr) address = Memory::map(mapped, alignment < kPageBytes ? kPageBytes : alignment);
+    if (address == nullptr) {
+      size_t least = mapped >= kHugePagesFrom ? kHugePageBytes : kPageBytes;
+      address = Memory::map(mapped, alignment < least ? least : alignment);
+    }
+    if (address != nullptr) allow_huge_pages(address, grown.bytes, mapped);
     LockGuard guard(lock_);
-    --reserved_entries_;
-    if (address == nullptr) return {nullptr, false};
-    insert(reinterpret_cast<uintptr_t>(address), mapped, bytes, ++last_origin_);
+    if (address == nullptr) {
+      put_entry(entry);
+      return {nullptr, false};
+    }
+    insert(entry, {reinterpret_cast<uintptr_t>(address), mapped}, bytes, ++last_origin_);
     used_bytes_ += mapped;
     size_t fresh = mapped - grown.bytes;
     size_t again = fresh < released_bytes_ ? fresh : released_bytes_;
@@ -100,14 +107,15 @@ class HugeHeap {
     if (mapped != old_mapped) {
       void* moved = Memory::remap(address, old_mapped, mapped);
       if (moved == nullptr) return nullptr;
+      allow_huge_pages(moved, old_mapped, mapped);
       used_bytes_ += mapped - old_mapped;
       metrics::count<metrics::Metric::kHugeRemaps>(shard);
       if (moved == address) {
         entry->bytes.store(mapped, std::memory_order_relaxed);
         entry->origin = ++last_origin_;
       } else {
-        erase(entry);
-        entry = insert(reinterpret_cast<uintptr_t>(moved), mapped, bytes, ++last_origin_);
+        unlink(entry);
+        insert(entry, {reinterpret_cast<uintptr_t>(moved), mapped}, bytes, ++last_origin_);
         address = moved;
       }
     }
@@ -151,116 +159,107 @@ class HugeHeap {
   // that one which moves, is cut or merged just now may be missed or seen twice. Any thread.
   template <class Visit>
   void visit(Visit visit) const {
-    const Table* table = table_.load(std::memory_order_acquire);  // pairs with make_room()
-    if (table == nullptr) return;
-    for (size_t i = 0; i < table->capacity; ++i) {
-      const Entry& entry = table->entries[i];
-      uintptr_t address = entry.address.load(std::memory_order_relaxed);
-      if (address != 0)
-        visit(address, entry.bytes.load(std::memory_order_relaxed), entry.requested.load(std::memory_order_relaxed));
-    }
+    const EntryBlock* block = entry_blocks_.load(std::memory_order_acquire);  // pairs with add_entries()
+    for (; block != nullptr; block = block->next)
+      for (const Entry& entry : block->entries) {
+        uintptr_t address = entry.address.load(std::memory_order_relaxed);
+        if (address != 0)
+          visit(address, entry.bytes.load(std::memory_order_relaxed), entry.requested.load(std::memory_order_relaxed));
+      }
   }
 
   RankedLock& lock() { return lock_; }
 
  private:
+  static constexpr size_t kHugePagesFrom = 4 * kMiB;  // of one mapping: at most half of it more than is touched
   static constexpr uint32_t kMaxRetained = 32;
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
-  // Written under lock_, read by visit() at any time.
+  // Chains stay short up to some ten thousand blocks, of 1 MiB and more each.
+  static constexpr uint32_t kBuckets = 1u << 13;
+
+  // What visit() reads is written under lock_ and read at any time; the rest is under lock_.
   struct Entry {
-    std::atomic<uintptr_t> address;  // 0: empty
+    std::atomic<uintptr_t> address;  // 0: not in use
     std::atomic<size_t> bytes;
     std::atomic<size_t> requested;  // 0: retained
-    uint64_t origin;                // under lock_; the pieces of one mapping have the same
+    uint64_t origin;                // the pieces of one mapping have the same
+    Entry* next;                    // of its bucket, or of free_entries_
   };
-  struct Table {
-    size_t capacity;  // a power of two
-    Entry* entries;
+  struct EntryBlock {
+    EntryBlock* next;
+    Entry entries[51];  // 2 KiB
   };
   struct Mapping {
     uintptr_t address;
     size_t bytes;
   };
 
-  static size_t slot_of(uintptr_t address, size_t capacity) {
-    return (address / kPageBytes * 0x9E3779B97F4A7C15u >> 32) & (capacity - 1);
+  // Once, of a mapping that has become large enough.
+  static void allow_huge_pages(void* address, size_t old_bytes, size_t bytes) {
+    if (old_bytes < kHugePagesFrom && bytes >= kHugePagesFrom) Memory::allow_huge_pages(address, bytes, true);
+  }
+
+  Entry*& bucket_of(uintptr_t address) HAKMEM_REQUIRES(lock_) {
+    return buckets_[(address / kPageBytes * 0x9E3779B97F4A7C15u >> 32) & (kBuckets - 1)];
   }
 
   Entry* find(uintptr_t address) HAKMEM_REQUIRES(lock_) {
-    Table* table = table_.load(std::memory_order_relaxed);
-    if (table == nullptr || address == 0) return nullptr;
-    for (size_t i = slot_of(address, table->capacity);; i = (i + 1) & (table->capacity - 1)) {
-      uintptr_t found = table->entries[i].address.load(std::memory_order_relaxed);
-      if (found == address) return &table->entries[i];
-      if (found == 0) return nullptr;
-    }
-  }
-
-  Entry* insert(uintptr_t address, size_t bytes, size_t requested, uint64_t origin) HAKMEM_REQUIRES(lock_) {
-    Table* table = table_.load(std::memory_order_relaxed);
-    Entry* entry = insert_into(*table, address, bytes, requested, origin);
-    ++entry_count_;
+    if (buckets_ == nullptr) return nullptr;
+    Entry* entry = bucket_of(address);
+    while (entry != nullptr && entry->address.load(std::memory_order_relaxed) != address) entry = entry->next;
     return entry;
   }
 
-  static Entry* insert_into(Table& table, uintptr_t address, size_t bytes, size_t requested, uint64_t origin) {
-    size_t i = slot_of(address, table.capacity);
-    while (table.entries[i].address.load(std::memory_order_relaxed) != 0) i = (i + 1) & (table.capacity - 1);
-    table.entries[i].origin = origin;
-    table.entries[i].bytes.store(bytes, std::memory_order_relaxed);
-    table.entries[i].requested.store(requested, std::memory_order_relaxed);
-    table.entries[i].address.store(address, std::memory_order_release);
-    return &table.entries[i];
+  void insert(Entry* entry, Mapping mapping, size_t requested, uint64_t origin) HAKMEM_REQUIRES(lock_) {
+    Entry*& bucket = bucket_of(mapping.address);
+    entry->next = bucket;
+    bucket = entry;
+    entry->origin = origin;
+    entry->bytes.store(mapping.bytes, std::memory_order_relaxed);
+    entry->requested.store(requested, std::memory_order_relaxed);
+    entry->address.store(mapping.address, std::memory_order_relaxed);
   }
 
-  // Linear probing without tombstones: what follows moves up into the gap.
+  void unlink(Entry* entry) HAKMEM_REQUIRES(lock_) {
+    Entry** link = &bucket_of(entry->address.load(std::memory_order_relaxed));
+    while (*link != entry) link = &(*link)->next;
+    *link = entry->next;
+  }
+
   void erase(Entry* entry) HAKMEM_REQUIRES(lock_) {
-    Table* table = table_.load(std::memory_order_relaxed);
-    size_t mask = table->capacity - 1;
-    size_t gap = static_cast<size_t>(entry - table->entries);
-    for (size_t i = (gap + 1) & mask;; i = (i + 1) & mask) {
-      Entry& candidate = table->entries[i];
-      uintptr_t address = candidate.address.load(std::memory_order_relaxed);
-      if (address == 0) break;
-      size_t home = slot_of(address, table->capacity);
-      if (((i - home) & mask) < ((i - gap) & mask)) continue;  // would land before its home
-      Entry& target = table->entries[gap];
-      target.origin = candidate.origin;
-      target.bytes.store(candidate.bytes.load(std::memory_order_relaxed), std::memory_order_relaxed);
-      target.requested.store(candidate.requested.load(std::memory_order_relaxed), std::memory_order_relaxed);
-      target.address.store(address, std::memory_order_relaxed);
-      gap = i;
-    }
-    table->entries[gap].address.store(0, std::memory_order_relaxed);
-    --entry_count_;
+    unlink(entry);
+    put_entry(entry);
   }
 
-  // Room for one more entry besides those that are promised. The old table
-  // stays behind for readers; all old tables together are smaller than the new one.
-  bool make_room() HAKMEM_REQUIRES(lock_) {
-    Table* table = table_.load(std::memory_order_relaxed);
-    size_t capacity = table == nullptr ? 0 : table->capacity;
-    if (entry_count_ + reserved_entries_ + 1 <= capacity * 3 / 4) return true;
-    size_t grown = capacity == 0 ? 64 : capacity * 2;
-    auto* created = static_cast<Table*>(arena_.allocate_metadata(sizeof(Table)));
-    auto* entries = static_cast<Entry*>(arena_.allocate_metadata(grown * sizeof(Entry)));
-    if (created == nullptr || entries == nullptr) return false;
-    *created = {grown, entries};
-    for (size_t i = 0; i < capacity; ++i) {
-      const Entry& entry = table->entries[i];
-      uintptr_t address = entry.address.load(std::memory_order_relaxed);
-      if (address != 0)
-        insert_into(*created, address, entry.bytes.load(std::memory_order_relaxed),
-                    entry.requested.load(std::memory_order_relaxed), entry.origin);
-    }
-    table_.store(created, std::memory_order_release);
+  // Null when there is no memory for it.
+  Entry* take_entry() HAKMEM_REQUIRES(lock_) {
+    if (free_entries_ == nullptr && !add_entries()) return nullptr;
+    Entry* entry = free_entries_;
+    free_entries_ = entry->next;
+    return entry;
+  }
+
+  void put_entry(Entry* entry) HAKMEM_REQUIRES(lock_) {
+    entry->address.store(0, std::memory_order_relaxed);
+    entry->next = free_entries_;
+    free_entries_ = entry;
+  }
+
+  bool add_entries() HAKMEM_REQUIRES(lock_) {
+    if (buckets_ == nullptr) buckets_ = static_cast<Entry**>(arena_.allocate_metadata(kBuckets * sizeof(Entry*)));
+    if (buckets_ == nullptr) return false;
+    auto* block = static_cast<EntryBlock*>(arena_.allocate_metadata(sizeof(EntryBlock)));
+    if (block == nullptr) return false;
+    for (Entry& entry : block->entries) put_entry(&entry);
+    block->next = entry_blocks_.load(std::memory_order_relaxed);
+    entry_blocks_.store(block, std::memory_order_release);  // pairs with visit()
     return true;
   }
 
   // The smallest retained mapping that is large enough, without what it has
-  // over, unless that is less than an eighth. Needs room for an entry. 0 when there is none.
-  uintptr_t take_retained(size_t bytes, size_t requested, size_t alignment) HAKMEM_REQUIRES(lock_) {
+  // over, unless that is less than an eighth. `spare` is for that, or goes back. 0 when there is none.
+  uintptr_t take_retained(size_t bytes, size_t requested, size_t alignment, Entry* spare) HAKMEM_REQUIRES(lock_) {
     uint32_t best = retained_count_;
     for (uint32_t i = 0; i < retained_count_; ++i)
       if (retained_[i].bytes >= bytes && retained_[i].address % alignment == 0 &&
@@ -275,10 +274,11 @@ class HugeHeap {
     if (rest > bytes / 8) {
       entry->bytes.store(bytes, std::memory_order_relaxed);
       mapping = {address + bytes, rest};
-      insert(mapping.address, rest, 0, entry->origin);
+      insert(spare, mapping, 0, entry->origin);
       retained_bytes_ -= bytes;
       used_bytes_ += bytes;
     } else {
+      put_entry(spare);
       used_bytes_ += mapping.bytes;
       remove_retained(best);
     }
@@ -353,9 +353,9 @@ class HugeHeap {
 
   PageArena<Memory>& arena_;
   RankedLock lock_{LockRank::kHuge};
-  std::atomic<Table*> table_{nullptr};  // written under lock_
-  size_t entry_count_ HAKMEM_GUARDED_BY(lock_) = 0;
-  size_t reserved_entries_ HAKMEM_GUARDED_BY(lock_) = 0;
+  Entry** buckets_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // made at the first use
+  Entry* free_entries_ HAKMEM_GUARDED_BY(lock_) = nullptr;
+  std::atomic<EntryBlock*> entry_blocks_{nullptr};  // written under lock_
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   size_t retained_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   size_t released_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;  // unmapped lately; what is mapped again was churn

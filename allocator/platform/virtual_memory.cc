@@ -41,6 +41,24 @@ void* map_aligned(size_t bytes, size_t alignment, uintptr_t hint, int protection
   return reinterpret_cast<void*>(aligned);
 }
 
+// Moves a mapping to where its huge pages fit, which the kernel does not care for:
+// it would break them up, and move them page by page. Null when refused.
+void* move_huge_pages(void* address, size_t old_bytes, size_t new_bytes) {
+  size_t slack = kHugePageBytes + new_bytes;
+  void* reserved = ::mmap(nullptr, slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return nullptr;
+  uintptr_t start = reinterpret_cast<uintptr_t>(reserved);
+  uintptr_t target = start + (reinterpret_cast<uintptr_t>(address) - start) % kHugePageBytes;
+  void* moved = ::mremap(address, old_bytes, new_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(target));
+  if (moved == MAP_FAILED) {
+    ::munmap(reserved, slack);
+    return nullptr;
+  }
+  if (target > start) ::munmap(reserved, target - start);
+  ::munmap(reinterpret_cast<void*>(target + new_bytes), start + slack - target - new_bytes);
+  return moved;
+}
+
 }  // namespace
 
 void* LinuxMemory::reserve(size_t bytes, size_t alignment, uintptr_t hint) {
@@ -72,6 +90,11 @@ bool LinuxMemory::purge(void* address, size_t bytes) {
   return ::madvise(address, bytes, MADV_DONTNEED) == 0;
 }
 
+void LinuxMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
+  KeepErrno keep;
+  ::madvise(address, bytes, allowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
 void LinuxMemory::release(void* address, size_t bytes) {
   KeepErrno keep;
   ::munmap(address, bytes);
@@ -97,6 +120,10 @@ bool LinuxMemory::map_at(void* address, size_t bytes) {
 
 void* LinuxMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
   KeepErrno keep;
+  if (new_bytes > old_bytes && old_bytes >= kHugePageBytes) {
+    if (::mremap(address, old_bytes, new_bytes, 0) == address) return address;
+    if (void* moved = move_huge_pages(address, old_bytes, new_bytes); moved != nullptr) return moved;
+  }
   void* moved = ::mremap(address, old_bytes, new_bytes, MREMAP_MAYMOVE);
   return moved == MAP_FAILED ? nullptr : moved;
 }

@@ -8,6 +8,9 @@
 
 namespace hakmem {
 
+// Of the kernel, at such addresses.
+inline constexpr size_t kHugePageBytes = size_t{2} << 20;
+
 // All addresses and sizes are multiples of kPageBytes. Nothing here changes errno.
 template <class T>
 concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
@@ -19,6 +22,8 @@ concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
   { T::allow_reading(address, bytes) } -> std::same_as<bool>;
   // Gives the pages back; the addresses stay committed and read as zeroes.
   { T::purge(address, bytes) } -> std::same_as<bool>;
+  // Whether the kernel may put huge pages there. It need not follow.
+  { T::allow_huge_pages(address, bytes, true) } -> std::same_as<void>;
   // Gives the addresses back.
   { T::release(address, bytes) } -> std::same_as<void>;
   // A committed mapping of its own; null when the kernel refuses.
@@ -36,6 +41,7 @@ struct LinuxMemory {
   static bool commit(void* address, size_t bytes);
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
+  static void allow_huge_pages(void* address, size_t bytes, bool allowed);
   static void release(void* address, size_t bytes);
   static void* map(size_t bytes, size_t alignment);
   static bool map_at(void* address, size_t bytes);

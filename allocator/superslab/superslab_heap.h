@@ -127,13 +127,14 @@ class SuperslabHeap {
     // now; one that begins later finds no such link. Sequentially consistent
     // with ReaderScope.
     if (readers_.load(std::memory_order_seq_cst) != 0) return 0;
-    for (uint32_t bin : {kUnitsPerSuperslab, kPurgedBin})
-      while (Superslab* superslab = bins_[bin].first) {
+    for (auto& bins : bins_)
+      while (Superslab* superslab = bins[kUnitsPerSuperslab].first) {
         unlink(superslab);
         size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
         retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
         superslab->dirty = superslab->purged = 0;
         superslab->is_released = true;
+        superslab->is_huge = false;
         Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
         superslab->next = released_;
         released_ = superslab;
@@ -179,9 +180,10 @@ class SuperslabHeap {
 
   // Debug builds and tests, with no call under way.
   bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS {
-    for (uint32_t bin = 0; bin <= kPurgedBin; ++bin)
-      for (Superslab* superslab = bins_[bin].first; superslab != nullptr; superslab = superslab->next)
-        if (!superslab->is_consistent() || superslab->bin != bin) return false;
+    for (const auto& bins : bins_)
+      for (const Bin& bin : bins)
+        for (Superslab* superslab = bin.first; superslab != nullptr; superslab = superslab->next)
+          if (!superslab->is_consistent() || &bin != &bins_[superslab->bin_kind][superslab->bin]) return false;
     return arena_.is_consistent();
   }
 
@@ -189,6 +191,8 @@ class SuperslabHeap {
   // Of a superslab, behind its record; pages of it are used as its slabs take blocks back.
   static constexpr size_t kFreeMapBytes = kUnitsPerSuperslab * kFreeMapWords * sizeof(uint64_t);
   static constexpr uint32_t kMaxRemaps = 4;
+  // A process that uses less is not made larger by pages that it touches in part.
+  static constexpr size_t kHugePagesFrom = 16 * kMiB;
   static constexpr uint32_t kDirtyTries = 16;  // superslabs looked at for a run that holds pages
 
   struct Bin {
@@ -201,18 +205,16 @@ class SuperslabHeap {
   // still holds pages goes before it, if one is near: it costs no page fault,
   // and no memory beside what is held back already.
   Superslab* find_superslab(uint32_t units) const HAKMEM_REQUIRES(lock_) {
-    uint64_t candidates = bins_in_use_ >> units << units;
-    if (candidates == 0) return nullptr;
-    Superslab* fullest = bins_[__builtin_ctzll(candidates)].first;
-    if (retained_bytes() < units * kUnitBytes) return fullest;
+    uint64_t dirty = bins_in_use_[Superslab::kDirty] >> units << units;
+    uint64_t clean = bins_in_use_[Superslab::kClean] >> units << units;
     uint32_t tries = kDirtyTries;
-    for (; candidates != 0; candidates &= candidates - 1)
-      for (Superslab* superslab = bins_[__builtin_ctzll(candidates)].first; superslab != nullptr;
-           superslab = superslab->next) {
+    for (uint64_t rest = dirty; rest != 0 && tries != 0; rest &= rest - 1)
+      for (Superslab* superslab = bins_[Superslab::kDirty][__builtin_ctzll(rest)].first;
+           superslab != nullptr && tries != 0; superslab = superslab->next, --tries)
         if (run_starts(superslab->dirty, units) != 0) return superslab;
-        if (--tries == 0) return fullest;
-      }
-    return fullest;
+    if ((dirty | clean) == 0) return nullptr;
+    uint32_t shortest = static_cast<uint32_t>(__builtin_ctzll(dirty | clean));
+    return bins_[dirty >> shortest & 1 ? Superslab::kDirty : Superslab::kClean][shortest].first;
   }
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {
@@ -285,6 +287,7 @@ class SuperslabHeap {
     uint32_t starts = run_starts(superslab->dirty, units);
     if (starts == 0) starts = run_starts(superslab->free, units);
     uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
+    if (superslab->state() == SuperslabState::Purged && used_bytes_ >= kHugePagesFrom) allow_huge_page(superslab, true);
     uint32_t dirty_units = take_units(superslab, bit_run(first, units));
 
     Slab* slab = superslab->slabs + first;
@@ -301,6 +304,13 @@ class SuperslabHeap {
     return slab;
   }
 
+  // Only where no page stands yet: what is there already is not made a huge page.
+  static void allow_huge_page(Superslab* superslab, bool allowed) {
+    if (superslab->is_huge == allowed) return;
+    superslab->is_huge = allowed;
+    Memory::allow_huge_pages(reinterpret_cast<void*>(superslab->address), kSuperslabBytes, allowed);
+  }
+
   // Purges the free units of one superslab. The system call runs without the
   // lock: meanwhile the units are neither free nor in a slab.
   size_t purge_one() {
@@ -310,16 +320,20 @@ class SuperslabHeap {
       lock_.unlock();
       return 0;
     }
-    uint32_t units = superslab->dirty;
-    size_t bytes = static_cast<size_t>(__builtin_popcount(units)) * kUnitBytes;
+    // On a huge page those that were never used hold pages, too.
+    uint32_t units = superslab->is_huge ? superslab->free : superslab->dirty;
+    size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
+    // Else the kernel would fill the gaps in again.
+    if (units != ~0u) allow_huge_page(superslab, false);
     unlink(superslab);
     superslab->free &= ~units;
     superslab->dirty = 0;
     link(superslab);
-    retained_bytes_.store(retained_bytes() - bytes, std::memory_order_relaxed);
+    retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
     lock_.unlock();
 
     bool is_purged = true;
+    size_t bytes = static_cast<size_t>(__builtin_popcount(units)) * kUnitBytes;
     for (uint32_t rest = units; rest != 0;) {
       uint32_t first = static_cast<uint32_t>(__builtin_ctz(rest));
       uint32_t length = ~(rest >> first) == 0 ? 32 - first : static_cast<uint32_t>(__builtin_ctz(~(rest >> first)));
@@ -343,28 +357,26 @@ class SuperslabHeap {
 
   // Whole superslabs first, and of those the one that waited longest.
   Superslab* emptiest_dirty() const HAKMEM_REQUIRES(lock_) {
-    if (retained_bytes() == 0) return nullptr;
-    for (uint32_t bin = kUnitsPerSuperslab; bin > 0; --bin)
-      for (Superslab* superslab = bins_[bin].last; superslab != nullptr; superslab = superslab->previous)
-        if (superslab->dirty != 0) return superslab;
-    return nullptr;
+    uint64_t in_use = bins_in_use_[Superslab::kDirty];
+    return in_use == 0 ? nullptr : bins_[Superslab::kDirty][log2_floor(in_use)].last;
   }
 
   void link(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
-    superslab->bin = static_cast<uint16_t>(superslab->right_bin());
-    Bin& bin = bins_[superslab->bin];
+    superslab->bin = static_cast<uint8_t>(superslab->right_bin());
+    superslab->bin_kind = static_cast<uint8_t>(superslab->right_bin_kind());
+    Bin& bin = bins_[superslab->bin_kind][superslab->bin];
     superslab->previous = nullptr;
     superslab->next = bin.first;
     (bin.first != nullptr ? bin.first->previous : bin.last) = superslab;
     bin.first = superslab;
-    bins_in_use_ |= uint64_t{1} << superslab->bin;
+    bins_in_use_[superslab->bin_kind] |= uint64_t{1} << superslab->bin;
   }
 
   void unlink(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
-    Bin& bin = bins_[superslab->bin];
+    Bin& bin = bins_[superslab->bin_kind][superslab->bin];
     (superslab->previous != nullptr ? superslab->previous->next : bin.first) = superslab->next;
     (superslab->next != nullptr ? superslab->next->previous : bin.last) = superslab->previous;
-    if (bin.first == nullptr) bins_in_use_ &= ~(uint64_t{1} << superslab->bin);
+    if (bin.first == nullptr) bins_in_use_[superslab->bin_kind] &= ~(uint64_t{1} << superslab->bin);
   }
 
   PageArena<Memory>& arena_;
@@ -375,8 +387,8 @@ class SuperslabHeap {
   std::atomic<uint32_t> readers_{0};       // visits of views under way
   Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
-  uint64_t bins_in_use_ HAKMEM_GUARDED_BY(lock_) = 0;
-  Bin bins_[kPurgedBin + 1] HAKMEM_GUARDED_BY(lock_){};
+  uint64_t bins_in_use_[Superslab::kBinKinds] HAKMEM_GUARDED_BY(lock_){};
+  Bin bins_[Superslab::kBinKinds][kUnitsPerSuperslab + 1] HAKMEM_GUARDED_BY(lock_){};
 };
 
 }  // namespace hakmem

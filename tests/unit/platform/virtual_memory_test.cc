@@ -91,6 +91,30 @@ TEST(LinuxMemory, RemapKeepsTheContent) {
   LinuxMemory::release(content, kPageBytes);
 }
 
+// Else the kernel breaks huge pages up when it moves them.
+TEST(LinuxMemory, RemapMovesToWhereHugePagesFit) {
+  constexpr size_t kSmall = 3 * kHugePageBytes;
+  constexpr size_t kLarge = kSmall + kHugePageBytes + kPageBytes;
+  auto* content = static_cast<char*>(LinuxMemory::map(kSmall, kHugePageBytes));
+  ASSERT_NE(content, nullptr);
+  LinuxMemory::release(content, kPageBytes);
+  content += kPageBytes;
+  for (size_t i = 0; i < kSmall - kPageBytes; i += kPageBytes) content[i] = static_cast<char>(i / kPageBytes);
+  // Right behind it, so that it cannot grow in place.
+  void* end = content + kSmall - kPageBytes;
+  void* barrier = ::mmap(end, kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  ASSERT_TRUE(barrier == end || errno == EEXIST);
+  auto* moved = static_cast<char*>(LinuxMemory::remap(content, kSmall - kPageBytes, kLarge));
+  ASSERT_NE(moved, nullptr);
+  EXPECT_NE(moved, content);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(moved) % kHugePageBytes, kPageBytes);
+  for (size_t i = 0; i < kSmall - kPageBytes; i += kPageBytes) ASSERT_EQ(moved[i], static_cast<char>(i / kPageBytes));
+  moved[kLarge - 1] = 1;
+  EXPECT_FALSE(is_readable(moved + kLarge));
+  LinuxMemory::release(moved, kLarge);
+  if (barrier == end) LinuxMemory::release(barrier, kPageBytes);
+}
+
 TEST(LinuxMemory, RefusalsAreValuesAndKeepErrno) {
   constexpr size_t kTooMuch = size_t{1} << 62;
   errno = 99;

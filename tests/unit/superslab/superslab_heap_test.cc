@@ -213,6 +213,34 @@ TEST_F(SuperslabHeapTest, PurgeTakesFreeUnitsOnly) {
   }
 }
 
+TEST_F(SuperslabHeapTest, HugePagesForALargerHeapUntilPurgedInPart) {
+  std::vector<Slab*> spans;
+  for (int i = 0; i < 10; ++i) spans.push_back(take(kUnitsPerSuperslab));
+  for (int i = 0; i < 8; ++i) EXPECT_FALSE(spans[i]->superslab->is_huge) << i;
+  EXPECT_TRUE(spans[8]->superslab->is_huge);
+  EXPECT_TRUE(spans[9]->superslab->is_huge);
+  Superslab* huge = spans[9]->superslab;
+
+  give(spans[9]);
+  EXPECT_EQ(heap_.purge(SIZE_MAX, 0), kSuperslabBytes);
+  EXPECT_TRUE(huge->is_huge);  // wholly purged, it may have a huge page again
+
+  Slab* low = take(1);
+  Slab* high = take(1);
+  ASSERT_EQ(low->superslab, huge);
+  give(high);
+  // What was never used of it holds pages, too.
+  EXPECT_EQ(heap_.purge(SIZE_MAX, 0), kSuperslabBytes - kUnitBytes);
+  EXPECT_FALSE(huge->is_huge);
+  EXPECT_EQ(huge->purged, huge->free);
+  EXPECT_TRUE(heap_.is_consistent());
+
+  give(low);
+  heap_.purge(SIZE_MAX, 0);
+  EXPECT_EQ(take(1)->superslab, huge);
+  EXPECT_TRUE(huge->is_huge);
+}
+
 TEST_F(SuperslabHeapTest, RetainsNoMoreThanTheHoldBack) {
   std::vector<Slab*> slabs;
   for (uint32_t i = 0; i < 40; ++i) slabs.push_back(take(32));

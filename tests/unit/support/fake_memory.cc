@@ -94,6 +94,14 @@ bool FakeMemory::allow_reading(void* address, size_t bytes) {
   return LinuxMemory::allow_reading(address, bytes);
 }
 
+void FakeMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
+  std::lock_guard guard(mutex);
+  uintptr_t start = reinterpret_cast<uintptr_t>(address);
+  EXPECT_TRUE(lies_within(state->reserved, start, bytes) || lies_within(state->mapped, start, bytes))
+      << "huge pages where nothing is mapped";
+  LinuxMemory::allow_huge_pages(address, bytes, allowed);
+}
+
 bool FakeMemory::purge(void* address, size_t bytes) {
   std::lock_guard guard(mutex);
   if (refuses(Call::kPurge)) return false;
