@@ -132,6 +132,7 @@ class Exposition::Writer {
       const char* name = label_name(labels);
       const char* second_value = values == 1 ? "" : label_value(labels, second);
       for (uint32_t size_class : rows_.shown()) {
+        if (!has_class(snapshot_, size_class)) continue;  // any more
         uint32_t index = size_class * values + second;
         double shown = value(metric, index);
         if (sharded) shown -= shown_counter(metric, rows_.counted_as_other(metric, index));

@@ -151,38 +151,11 @@ bool HttpServer::read_from(Connection& connection) {
   if (length < 0) return errno == EAGAIN || errno == EINTR;
   if (length == 0) return false;
   connection.input.append(buffer, static_cast<size_t>(length));
-  bool complete =
-      connection.input.find("\r\n\r\n") != std::string::npos || connection.input.find("\n\n") != std::string::npos;
-  if (!complete && connection.input.size() < kMaxRequestBytes) return true;
-  prepare_answer(connection);
+  if (!is_complete(connection.input)) return true;
+  connection.output = reply_to(connection.input, callbacks_.answer);
   connection.phase = Phase::Writing;
   connection.deadline = Clock::now() + kAnswerTime;
   return write_to(connection);
-}
-
-void HttpServer::prepare_answer(Connection& connection) {
-  std::string_view input = connection.input;
-  std::string_view line = input.substr(0, input.find_first_of("\r\n"));
-  size_t method_end = line.find(' ');
-  size_t target_end = line.rfind(' ');
-  Response response = plain(400);
-  bool head = false;
-  if (input.size() >= kMaxRequestBytes) {
-    response = plain(431);
-  } else if (method_end != std::string_view::npos && target_end > method_end &&
-             line.substr(target_end + 1).starts_with("HTTP/1.")) {
-    std::string_view method = line.substr(0, method_end);
-    std::string_view target = line.substr(method_end + 1, target_end - method_end - 1);
-    size_t mark = std::min(target.find('?'), target.size());
-    head = method == "HEAD";
-    if (method != "GET" && !head) {
-      response = plain(405);
-    } else if (target.starts_with("/")) {
-      response = callbacks_.answer({target.substr(0, mark), target.substr(std::min(mark + 1, target.size()))});
-    }
-  }
-  connection.output = header_of(response);
-  if (!head) connection.output += response.body;
 }
 
 bool HttpServer::write_to(Connection& connection) {
@@ -210,6 +183,36 @@ void HttpServer::drop(Connection& connection) {
   callbacks_.closed(connection.socket.fd);
   if (connection.socket.is_ours()) close(connection.socket.fd);
   connection.socket.fd = -1;
+}
+
+bool is_complete(std::string_view input) {
+  return input.find("\r\n\r\n") != std::string_view::npos || input.find("\n\n") != std::string_view::npos ||
+         input.size() >= kMaxRequestBytes;
+}
+
+std::string reply_to(std::string_view input, const std::function<Response(const Request&)>& answer) {
+  std::string_view line = input.substr(0, input.find_first_of("\r\n"));
+  size_t method_end = line.find(' ');
+  size_t target_end = line.rfind(' ');
+  Response response = plain(400);
+  bool head = false;
+  if (input.size() >= kMaxRequestBytes) {
+    response = plain(431);
+  } else if (method_end != std::string_view::npos && target_end > method_end &&
+             line.substr(target_end + 1).starts_with("HTTP/1.")) {
+    std::string_view method = line.substr(0, method_end);
+    std::string_view target = line.substr(method_end + 1, target_end - method_end - 1);
+    size_t mark = std::min(target.find('?'), target.size());
+    head = method == "HEAD";
+    if (method != "GET" && !head) {
+      response = plain(405);
+    } else if (target.starts_with("/")) {
+      response = answer({target.substr(0, mark), target.substr(std::min(mark + 1, target.size()))});
+    }
+  }
+  std::string reply = header_of(response);
+  if (!head) reply += response.body;
+  return reply;
 }
 
 std::string_view query_value(std::string_view query, std::string_view name) {

@@ -79,7 +79,6 @@ class HttpServer {
   bool write_to(Connection& connection);
   bool drain(Connection& connection);
   bool serve(Connection& connection);
-  void prepare_answer(Connection& connection);
   void drop(Connection& connection);
 
   Callbacks callbacks_;
@@ -87,6 +86,12 @@ class HttpServer {
   Clock::time_point accept_again_{};  // after descriptors ran out
   std::vector<Connection> connections_;
 };
+
+// Whether all of a request's head has come, or more than will be read.
+bool is_complete(std::string_view input);
+
+// What to send for a request whose head is complete: of good ones `answer`'s, headers included.
+std::string reply_to(std::string_view input, const std::function<Response(const Request&)>& answer);
 
 // The value of `name` in a query such as "pid=12&x=y"; empty when it is not there.
 std::string_view query_value(std::string_view query, std::string_view name);

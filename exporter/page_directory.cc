@@ -86,7 +86,7 @@ void PageDirectory::visit_file(int directory, const std::string& name,
       return;
     }
     // Another program in the same process: it called exec.
-    if (read(known->second, name)) fold(known->second);
+    if (read(known->second, name) && known->second.good) fold(known->second);
     pages_.erase(known);
   }
   Identity identity{};

@@ -3,16 +3,25 @@
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
 
 namespace hakmem::exporter {
 
 using metrics::Metric;
 
 void add_pages(const PageDirectory& directory, uint32_t full_pid, Exposition* exposition) {
+  std::map<std::pair<uint32_t, std::string>, uint32_t> same;
+  for (const auto& [name, page] : directory.pages())
+    if (page.good) ++same[{page.snapshot.identity.pid, page.snapshot.comm}];
   for (const auto& [name, page] : directory.pages()) {
     if (!page.good) continue;
     const telemetry::Snapshot& snapshot = page.snapshot;
-    Labels labels{{"pid", std::to_string(snapshot.identity.pid)}, {"comm", snapshot.comm}};
+    std::string pid = std::to_string(snapshot.identity.pid);
+    // Containers that share a folder: the name of a page is nobody else's.
+    if (same[{snapshot.identity.pid, snapshot.comm}] > 1) pid = name.substr(strlen(telemetry::kPagePrefix));
+    Labels labels{{"pid", pid}, {"comm", snapshot.comm}};
     bool full = full_pid != 0 && snapshot.identity.pid == full_pid;
     exposition->add(snapshot, page.rows, labels, full ? Detail::Full : Detail::Summary);
   }

@@ -10,8 +10,8 @@
 
 namespace hakmem::exporter {
 
-// Adds every page with the labels pid and comm, as a summary or, for pid
-// `full_pid`, in full; and the totals of ended processes as pid="ended".
+// Adds every page with the labels pid and comm (the name of its page in place of
+// the pid where two processes share both), as a summary or, for pid `full_pid`, in full; and the totals of ended processes as pid="ended".
 void add_pages(const PageDirectory& directory, uint32_t full_pid, Exposition* exposition);
 
 struct ExporterFigures {

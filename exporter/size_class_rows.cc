@@ -35,11 +35,16 @@ constexpr double kHeavyShare = 0.01;
 bool is_slab_class(uint32_t size_class) { return size_class < metrics::kSlabClassCount; }
 
 bool in_use(const telemetry::Snapshot& snapshot, uint32_t size_class) {
+  if (!has_class(snapshot, size_class)) return false;
   return weight(snapshot, size_class) > 0 || snapshot.counter(Metric::kCollectedObjects, size_class) != 0 ||
          snapshot.counter(Metric::kRequestsObserved, size_class) != 0;
 }
 
 }  // namespace
+
+bool has_class(const telemetry::Snapshot& snapshot, uint32_t size_class) {
+  return !is_slab_class(size_class) || snapshot.class_bytes[size_class] != 0;
+}
 
 void SizeClassRows::update(const telemetry::Snapshot& snapshot) {
   std::vector<uint32_t> candidates;

@@ -14,6 +14,9 @@ namespace hakmem::exporter {
 inline constexpr size_t kMaxSizeClassRows = 24;
 inline constexpr size_t kMaxSlabClassRows = kMaxSizeClassRows - 2;
 
+// Whether the process has the class: one without a size it has not, whatever its page counts there.
+bool has_class(const telemetry::Snapshot& snapshot, uint32_t size_class);
+
 // Kept per process from scrape to scrape: a class that was shown stays shown,
 // and what it counted while it was part of "other" stays there, so that neither
 // series ever falls.

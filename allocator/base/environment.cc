@@ -136,13 +136,18 @@ void read_entry(const char* entry) {
 
 }  // namespace
 
+void read_environment(const char* const* entries) {
+  values = {};
+  for (; *entries != nullptr; ++entries)
+    if (strncmp(*entries, "HAKMEM_", 7) == 0) read_entry(*entries);
+}
+
 void check_environment() {
   uint8_t expected = kUnread;
   if (!state.compare_exchange_strong(expected, kReading, std::memory_order_acq_rel)) return;
   int saved_errno = errno;
   const char* const* entries = getauxval(AT_SECURE) != 0 ? nullptr : first_environment();
-  for (; entries != nullptr && *entries != nullptr; ++entries)
-    if (strncmp(*entries, "HAKMEM_", 7) == 0) read_entry(*entries);
+  if (entries != nullptr) read_environment(entries);
   errno = saved_errno;
   state.store(kRead, std::memory_order_release);
 }

@@ -27,6 +27,10 @@ struct ListenAddress {
 // A set-user-id program ignores the variables.
 void check_environment();
 
+// Reads `entries`, which end with a null, in place of all that was read before.
+// One thread, and no other that asks for a value; for check_environment and tests.
+void read_environment(const char* const* entries);
+
 // The value as text; "" when it is not set and has no default.
 const char* environment_text(Variable variable);
 

@@ -114,6 +114,22 @@ class Machine(unittest.TestCase):
         self.assertEqual(self.exporter.scrape().value("hakmem_refills_total", pid="ended"),
                          first.value("hakmem_refills_total", pid="ended"))
 
+    def test_processes_of_two_containers_with_one_pid_and_name_are_told_apart(self):
+        program = self.start(5000)
+        page = pathlib.Path(next(pathlib.Path(self.folder.name).iterdir()))
+        namespace, pid, start = page.name.split(".")[1:]
+        data = bytearray(page.read_bytes())
+        data[24:32] = struct.pack("<Q", 12345)  # Identity::pid_namespace
+        other = page.with_name(f"hakmem.12345.{pid}.{start}")
+        other.write_bytes(data)
+        scrape = self.exporter.scrape()
+        scrape.lint()
+        for name in (f"{namespace}.{pid}.{start}", f"12345.{pid}.{start}"):
+            self.assertTrue(scrape.matching("hakmem_build_info", pid=name, comm="exporter_worklo"), name)
+        self.assertFalse(scrape.matching("hakmem_build_info", pid=pid))
+        other.unlink()
+        self.assertTrue(self.exporter.scrape().matching("hakmem_build_info", pid=str(program.pid)))
+
     def test_bad_pages_are_counted_and_harm_nobody(self):
         program = self.start(5000)
         page = pathlib.Path(next(pathlib.Path(self.folder.name).iterdir()))
