@@ -13,6 +13,7 @@
 #include "allocator/metrics/counters.h"
 #include "allocator/metrics/heap_view.h"
 #include "telemetry/page_sweep.h"
+#include "telemetry/publication.h"
 #include "telemetry/system.h"
 
 #ifndef HAKMEM_VERSION
@@ -23,6 +24,7 @@ namespace hakmem::telemetry {
 namespace {
 
 using metrics::kShardSlots;
+using Sink = metrics::SinkWords<metrics::CounterSink>;
 
 constexpr uint64_t kBusyRefillBytes = 1 << 20;
 constexpr uint64_t kLargeDirectory = uint64_t{1} << 30;
@@ -213,10 +215,10 @@ void create_page(bool report, bool private_instead) {
     auto* header = static_cast<PageHeader*>(address);
     fill_header(header, identity);
     use(address, page_bytes(1));
-    metrics::counter_sink.shards.store(shard_slots(address), std::memory_order_release);
+    Sink::move(metrics::counter_sink, shard_slots(address));
     drain_initial_shard();
     // Only now, with the counters of before in it, may the page be read.
-    header->magic.store(kPageMagic, std::memory_order_release);
+    Publication<>::finish(header->magic, kPageMagic);
   }
   writer.home.store(home, std::memory_order_release);
 }
@@ -248,20 +250,13 @@ void grow_page(uint32_t threads) {
   if (address == nullptr) return;
   use(address, bytes);
   static_cast<PageHeader*>(address)->shard_count.store(wanted, std::memory_order_release);
-  // In this order: a thread that sees the larger mask must see the larger mapping.
-  metrics::counter_sink.shards.store(shard_slots(address), std::memory_order_release);
-  metrics::counter_sink.shard_mask.store(wanted - 1, std::memory_order_release);
+  Sink::grow(metrics::counter_sink, shard_slots(address), wanted);
 }
 
 void drain_initial_shard() {
   PageHeader* header = page();
   if (header == nullptr) return;
-  Slot* target = shard_slots(header);
-  for (uint32_t slot = 0; slot < kShardSlots; ++slot) {
-    if (metrics::initial_shard[slot].load(std::memory_order_relaxed) == 0) continue;
-    uint64_t value = metrics::initial_shard[slot].exchange(0, std::memory_order_relaxed);
-    target[slot].fetch_add(value, std::memory_order_relaxed);
-  }
+  Sink::drain(metrics::initial_shard, shard_slots(header), kShardSlots);
 }
 
 void abandon_page() {

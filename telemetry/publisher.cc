@@ -5,6 +5,7 @@
 #include "allocator/metrics/counters.h"
 #include "telemetry/heap_walk.h"
 #include "telemetry/page_writer.h"
+#include "telemetry/publication.h"
 #include "telemetry/system.h"
 
 namespace hakmem::telemetry {
@@ -210,11 +211,10 @@ void publish_no_process() {
 
 void store_figures(PageHeader* page) {
   Slot* slots = publish_slots(page);
-  uint64_t epoch = page->publish_epoch.load(std::memory_order_relaxed);
-  page->publish_epoch.store(epoch + 1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_release);
-  for (uint32_t i = 0; i < metrics::kPublishSlots; ++i) slots[i].store(publisher.figures[i], std::memory_order_relaxed);
-  page->publish_epoch.store(epoch + 2, std::memory_order_release);
+  Publication<>::publish(page->publish_epoch, [slots] {
+    for (uint32_t i = 0; i < metrics::kPublishSlots; ++i)
+      slots[i].store(publisher.figures[i], std::memory_order_relaxed);
+  });
 }
 
 }  // namespace

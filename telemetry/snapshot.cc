@@ -9,6 +9,8 @@
 #include <cstring>
 #include <thread>
 
+#include "telemetry/publication.h"
+
 namespace hakmem::telemetry {
 namespace {
 
@@ -73,7 +75,11 @@ static_assert(sizeof(PageHeader) % sizeof(uint64_t) == 0);
 template <class Source>
 bool read_header(Source& source, PageHeader* header) {
   uint64_t words[sizeof(PageHeader) / sizeof(uint64_t)] = {};
-  if (!source.copy(0, words, std::size(words))) return false;
+  // The magic first, by itself: of a page that has it the rest is there.
+  static_assert(offsetof(PageHeader, magic) == 0);
+  if (!Publication<>::read_finished([&] { return source.copy(0, words, 1); },
+                                    [&] { return source.copy(sizeof *words, words + 1, std::size(words) - 1); }))
+    return false;
   memcpy(static_cast<void*>(header), words, sizeof words);
   return true;
 }
@@ -86,10 +92,11 @@ std::string printable(const char* text, size_t bytes) {
   return result;
 }
 
-// Sizes of the classes rise; what does not would give two series one name.
+// Sizes of the classes rise, up to the first that there is none of; what does not
+// would give two series one name.
 bool are_classes(const uint32_t* class_bytes) {
   for (uint32_t i = 1; i < metrics::kSlabClassCount; ++i)
-    if (class_bytes[i] <= class_bytes[i - 1] && class_bytes[i] != 0) return false;
+    if (class_bytes[i] != 0 && (class_bytes[i - 1] == 0 || class_bytes[i] <= class_bytes[i - 1])) return false;
   return true;
 }
 
@@ -97,7 +104,7 @@ template <class Source>
 PageVerdict check(Source& source, PageHeader* copy, uint32_t* shards) {
   if (!read_header(source, copy)) return source.bytes() == 0 ? kUnfinished : bad(PageProblem::NotAPage);
   const PageHeader& header = *copy;
-  uint64_t magic = header.magic.load(std::memory_order_acquire);
+  uint64_t magic = header.magic.load(std::memory_order_relaxed);
   if (magic == 0) return kUnfinished;
   if (magic != kPageMagic) return bad(PageProblem::NotAPage);
   if (header.layout_version != kLayoutVersion) return bad(PageProblem::ForeignVersion);
@@ -106,27 +113,21 @@ PageVerdict check(Source& source, PageHeader* copy, uint32_t* shards) {
   *shards = header.shard_count.load(std::memory_order_relaxed);
   if (*shards == 0 || *shards > kMaxShards || (*shards & (*shards - 1)) != 0) return bad(PageProblem::Damaged);
   if (!are_classes(header.class_bytes)) return bad(PageProblem::Damaged);
-  if (source.bytes() < page_bytes(1)) return bad(PageProblem::Damaged);
+  // Asked once: whoever owns the file may cut it at any time.
+  size_t bytes = source.bytes();
+  if (bytes < page_bytes(1)) return bad(PageProblem::Damaged);
   // A page that grew since the caller asked for its size: the new shards come next time.
-  while (page_bytes(*shards) > source.bytes()) *shards /= 2;
+  while (page_bytes(*shards) > bytes) *shards /= 2;
   return kGood;
-}
-
-template <class Source>
-bool read_epoch(Source& source, uint64_t* epoch) {
-  return source.copy(offsetof(PageHeader, publish_epoch), epoch, 1);
 }
 
 template <class Source>
 bool read_published(Source& source, std::vector<uint64_t>* published) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    uint64_t before;
-    uint64_t after;
-    if (!read_epoch(source, &before) || !source.copy(kPublishOffset, published->data(), published->size()))
-      return false;
-    std::atomic_thread_fence(std::memory_order_acquire);
-    if (!read_epoch(source, &after)) return false;
-    if (before == after && before % 2 == 0) return true;
+    Reading reading =
+        Publication<>::read([&](uint64_t* epoch) { return source.copy(offsetof(PageHeader, publish_epoch), epoch, 1); },
+                            [&] { return source.copy(kPublishOffset, published->data(), published->size()); });
+    if (reading != Reading::Torn) return reading == Reading::Whole;
     std::this_thread::yield();
   }
   // Its owner was killed between two stores: each figure is whole, their moments differ.

@@ -29,13 +29,49 @@ HAKMEM_HIDDEN extern CounterSink counter_sink;
 // move of the sink land here: the publisher moves them on with an exchange.
 HAKMEM_HIDDEN extern Slot initial_shard[kShardSlots];
 
+// The memory orders of a sink, so that tests/model can weaken each.
+struct SinkOrders {
+  std::memory_order read_mask = std::memory_order_acquire;    // pairs with grow: the larger mapping is seen then
+  std::memory_order read_shards = std::memory_order_acquire;  // pairs with move: the mapping is there
+  std::memory_order move = std::memory_order_release;
+  std::memory_order grow = std::memory_order_release;
+};
+inline constexpr SinkOrders kSinkOrders{};
+
+// What threads do to a sink and to what it points to. `Sink` has the atomics of CounterSink.
+template <class Sink, const SinkOrders& orders = kSinkOrders>
+struct SinkWords {
+  // Where `shard` of `shard_slots` slots starts now.
+  static auto slots(const Sink& sink, uint32_t shard, uint32_t shard_slots) {
+    // The mask is read first: a sink with many shards never has fewer later.
+    uint32_t mask = sink.shard_mask.load(orders.read_mask);
+    return sink.shards.load(orders.read_shards) + (shard & mask) * shard_slots;
+  }
+  // To shards that hold what was counted before, or that drain() will add it to.
+  template <class Slots>
+  static void move(Sink& sink, Slots shards) {
+    sink.shards.store(shards, orders.move);
+  }
+  // To a mapping that begins with the same shards, and has `count` of them.
+  template <class Slots>
+  static void grow(Sink& sink, Slots shards, uint32_t count) {
+    // In this order: a thread that sees the larger mask must see the larger mapping.
+    move(sink, shards);
+    sink.shard_mask.store(count - 1, orders.grow);
+  }
+  // Moves on what was counted in `from`; others may count there meanwhile.
+  template <class Slot>
+  static void drain(Slot* from, Slot* to, uint32_t count) {
+    for (uint32_t slot = 0; slot < count; ++slot) {
+      if (from[slot].load(std::memory_order_relaxed) == 0) continue;
+      to[slot].fetch_add(from[slot].exchange(0, std::memory_order_relaxed), std::memory_order_relaxed);
+    }
+  }
+};
+
 // The slots that a thread counts into now, for several adds in a row: a count
 // is then a single instruction. Not to be kept.
-inline Slot* shard_slots(uint32_t shard) {
-  // The mask is read first: a sink with many shards never has fewer later.
-  uint32_t mask = counter_sink.shard_mask.load(std::memory_order_acquire);
-  return counter_sink.shards.load(std::memory_order_acquire) + (shard & mask) * kShardSlots;
-}
+inline Slot* shard_slots(uint32_t shard) { return SinkWords<CounterSink>::slots(counter_sink, shard, kShardSlots); }
 
 template <Metric metric>
 inline void add(Slot* slots, size_t index, uint64_t amount) {

@@ -29,15 +29,8 @@ class SharedPool {
   // when the last of its blocks was freed meanwhile the pool does not take it.
   bool give(Slab* slab) {
     LockGuard guard(lock_);
-    uintptr_t giver = slab->owner.load(std::memory_order_relaxed);
     slab->state = SlabState::Pooled;
-    // Sequentially consistent with push_remote(): either we see the last push,
-    // or the pusher sees that the slab is pooled.
-    slab->owner.store(owner::kPooled, std::memory_order_seq_cst);
-    if (RemoteList::count(slab->remote.load(std::memory_order_seq_cst)) == slab->used) {
-      slab->owner.store(giver, std::memory_order_relaxed);
-      return false;
-    }
+    if (!SlabWords<Slab>::put_into_pool(*slab, slab->used)) return false;
     lists_[slab->size_class].push_front(slab);
     counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) + 1,
                                     std::memory_order_relaxed);
@@ -51,7 +44,7 @@ class SharedPool {
     Slab* slab = lists_[size_class].pop_front();
     if (slab == nullptr) return nullptr;
     forget(slab);
-    slab->owner.store(new_owner, std::memory_order_relaxed);
+    SlabWords<Slab>::take_from_pool(*slab, new_owner);
     return slab;
   }
 
@@ -59,13 +52,11 @@ class SharedPool {
   // when the caller has to retire it.
   bool take_if_empty(Slab* slab) {
     LockGuard guard(lock_);
-    if (slab->owner.load(std::memory_order_relaxed) != owner::kPooled) return false;
-    // Acquire pairs with the pushes of remote frees: they are over.
-    if (RemoteList::count(slab->remote.load(std::memory_order_acquire)) != slab->used) return false;
+    if (!SlabWords<Slab>::is_emptied(*slab, [slab] { return slab->used; })) return false;
     lists_[slab->size_class].remove(slab);
     forget(slab);
     // Who comes second, with the other of the last two frees, finds no pooled slab.
-    slab->owner.store(owner::kFree, std::memory_order_relaxed);
+    SlabWords<Slab>::take_from_pool(*slab, owner::kFree);
     return true;
   }
 

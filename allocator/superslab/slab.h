@@ -26,32 +26,11 @@
 #include "allocator/metrics/step_timer.h"
 #include "allocator/superslab/block.h"
 #include "allocator/superslab/size_class.h"
+#include "allocator/superslab/slab_words.h"
 
 namespace hakmem {
 
 using SlabState = metrics::SlabState;
-
-// The owner word of a slab: the address of a thread cache, or one of these.
-namespace owner {
-inline constexpr uintptr_t kFree = 0;
-inline constexpr uintptr_t kInterior = 1;  // not the first unit of its span: see Slab::head
-inline constexpr uintptr_t kUnowned = 2;
-inline constexpr uintptr_t kSampled = 3;
-inline constexpr uintptr_t kLarge = 4;
-inline constexpr uintptr_t kPooled = 5;  // from here on a free needs no look at the slab's state
-inline constexpr uintptr_t kFirstThread = 16;
-}  // namespace owner
-
-// Frees by threads that do not own the slab: the newest block and how many,
-// packed in one word so that both change together.
-struct RemoteList {
-  static uint64_t pack(uint32_t block_offset, uint32_t count) {
-    return uint64_t{count} << 32 | (block_offset / kBlockAlignment + 1);
-  }
-  static uint32_t count(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
-  // Offset of the newest block in the slab; the list is not empty.
-  static size_t offset(uint64_t word) { return (static_cast<uint32_t>(word) - 1) * kBlockAlignment; }
-};
 
 struct Superslab;
 struct Bin;  // thread_cache/bin.h

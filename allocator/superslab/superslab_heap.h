@@ -12,6 +12,7 @@
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/page_arena/purge_policy.h"
 #include "allocator/platform/clock.h"
+#include "allocator/superslab/readers.h"
 #include "allocator/superslab/superslab.h"
 
 namespace hakmem {
@@ -123,10 +124,9 @@ class SuperslabHeap {
   HAKMEM_COLD size_t release_empty() {
     LockGuard guard(lock_);
     size_t bytes = 0;
-    // A view that began before may still follow a link into what is empty by
-    // now; one that begins later finds no such link. Sequentially consistent
-    // with ReaderScope.
-    if (readers_.load(std::memory_order_seq_cst) != 0) return 0;
+    // A reader that began before may still follow a link into what is empty by
+    // now; one that begins later finds no such link.
+    if (!Readers<>::are_none(readers_)) return 0;
     for (auto& bins : bins_)
       while (Superslab* superslab = bins[kUnitsPerSuperslab].first) {
         unlink(superslab);
@@ -146,8 +146,8 @@ class SuperslabHeap {
   // Keeps empty superslabs mapped while blocks are read without their owner.
   class ReaderScope {
    public:
-    explicit ReaderScope(SuperslabHeap& heap) : heap_(heap) { heap_.readers_.fetch_add(1, std::memory_order_seq_cst); }
-    ~ReaderScope() { heap_.readers_.fetch_sub(1, std::memory_order_release); }
+    explicit ReaderScope(SuperslabHeap& heap) : heap_(heap) { Readers<>::enter(heap_.readers_); }
+    ~ReaderScope() { Readers<>::leave(heap_.readers_); }
     ReaderScope(const ReaderScope&) = delete;
     ReaderScope& operator=(const ReaderScope&) = delete;
 

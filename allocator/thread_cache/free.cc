@@ -85,7 +85,7 @@ __attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list
 // Whether a thread has the block in its bin, or the pool has it.
 __attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint32_t size_class) {
   if (heap.pool.has_block(size_class, block)) return true;
-  for (const ThreadCache* cache = registered_caches.load(std::memory_order_acquire); cache != nullptr;
+  for (const ThreadCache* cache = first_registered_cache(); cache != nullptr;
        cache = cache->next_registered) {
     Block* const* bottom = cache->bottom(size_class);
     for (Block* const* slot = cache->bins[size_class].top; slot < bottom; ++slot)
@@ -107,9 +107,7 @@ HAKMEM_COLD __attribute__((no_sanitize("thread"))) void confirm_is_live(Slab* sl
 }
 
 bool try_claim(ThreadCache* cache, Slab* slab) {
-  uintptr_t expected = owner::kUnowned;
-  // Acquire pairs with the store in abandon(): the owner's fields are ours now.
-  if (!slab->owner.compare_exchange_strong(expected, cache->tag(), std::memory_order_acquire)) return false;
+  if (!SlabWords<Slab>::claim(*slab, cache->tag())) return false;
   set_bin(cache, slab);
   metrics::count<metrics::Metric::kSlabClaims>(cache->shard);
   collect_remote(cache, slab);
@@ -135,17 +133,12 @@ __attribute__((no_sanitize("thread"))) bool may_be_empty(const Slab* slab, uint6
 
 void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - slab->start);
-  uint64_t old = slab->remote.load(std::memory_order_relaxed);
-  uint64_t pushed;
-  do {
+  uint64_t pushed = SlabWords<Slab>::push(*slab, offset, [&](uint64_t old) {
     block->set_next(old == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(old)));
-    pushed = RemoteList::pack(offset, RemoteList::count(old) + 1);
-    // Release pairs with take_remote(); sequentially consistent with abandon().
-  } while (!slab->remote.compare_exchange_weak(old, pushed, std::memory_order_seq_cst, std::memory_order_relaxed));
-
+  });
   // From here on the slab may have been emptied, retired and used anew by
   // others. What follows is right for any slab in that state.
-  uintptr_t now = slab->owner.load(std::memory_order_seq_cst);
+  uintptr_t now = SlabWords<Slab>::owner_after_push(*slab);
   if (now == owner::kUnowned && try_claim(cache, slab)) return place(cache, slab);
   // `used` does not change while a slab is pooled; the pool looks again under its lock.
   if (now == owner::kPooled && may_be_empty(slab, pushed) && heap.pool.take_if_empty(slab)) {
@@ -230,12 +223,9 @@ void place(ThreadCache* cache, Slab* slab) {
 bool abandon(ThreadCache* cache, Slab* slab) {
   slab->set_countdown(kNoThreshold);
   slab->state = SlabState::Unowned;
-  // Sequentially consistent with push_remote(): either we see the push, or the
-  // pusher sees that nobody owns the slab.
-  slab->owner.store(owner::kUnowned, std::memory_order_seq_cst);
   // From here on it may be claimed, emptied, used anew for another class and
   // abandoned there: what is claimed back is taken for whatever it is by then.
-  return slab->remote.load(std::memory_order_seq_cst) == 0 || !try_claim(cache, slab);
+  return SlabWords<Slab>::disown(*slab) || !try_claim(cache, slab);
 }
 
 // The shortest way for a live block of a slab of another thread, or of the pool.

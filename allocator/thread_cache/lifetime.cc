@@ -86,8 +86,7 @@ ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
   auto* cache = new (memory) ThreadCache(slots);
   cache->shard = caches_created++;
   cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
-  cache->next_registered = registered_caches.load(std::memory_order_relaxed);
-  registered_caches.store(cache, std::memory_order_release);  // pairs with views
+  Registry<>::add(registered_caches, cache);
   return cache;
 }
 
@@ -130,9 +129,9 @@ void end_thread() {
   // more rounds, finds an ended thread and uses the late cache.
   thread_state = {const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kExited};
   flush(cache);
-  // Release: the next thread with this cache sees it as it was left.
+  // The next thread with this cache takes it under the lock, and sees it as it was left.
   LockGuard guard(registry_lock);
-  cache->use.store(ThreadCache::Use::kFree, std::memory_order_release);
+  cache->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
   threads_running.fetch_sub(1, std::memory_order_relaxed);
   errno = saved_errno;
 }

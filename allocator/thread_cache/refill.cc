@@ -195,9 +195,7 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
 }  // namespace
 
 void collect_remote(ThreadCache* cache, Slab* slab) {
-  if (slab->remote.load(std::memory_order_relaxed) == 0) return;
-  // Acquire pairs with the release of each push: the links are readable.
-  uint64_t word = slab->remote.exchange(0, std::memory_order_acquire);
+  uint64_t word = SlabWords<Slab>::collect(*slab);
   uint32_t count = RemoteList::count(word);
   if (count == 0) return;
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{count});

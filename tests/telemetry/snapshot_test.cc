@@ -110,6 +110,11 @@ TEST(Snapshot, SaysWhatIsWrongWithAPage) {
     page.header()->class_bytes[5] = page.header()->class_bytes[4];  // two series of one name
     expect_bad(page, PageProblem::Damaged);
   }
+  {
+    MadePage page;
+    page.header()->class_bytes[5] = 0;  // no class, but more of them behind it
+    expect_bad(page, PageProblem::Damaged);
+  }
 }
 
 TEST(Snapshot, ATruncatedFileIsNotReadBeyondItsEnd) {
