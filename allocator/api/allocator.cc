@@ -6,6 +6,7 @@
 #include "allocator/base/message.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
 
 namespace hakmem {
@@ -52,6 +53,12 @@ constexpr size_t with_room_to_grow(size_t bytes, size_t old_bytes) {
   return moved;
 }
 
+// The block that would have been moved to was written to since its free.
+HAKMEM_COLD void* move_after(const Block* corrupted, void* address, size_t bytes, size_t old_bytes) {
+  report_misuse(Message::kCorruptedFreeList, corrupted);
+  return move_any(address, bytes, old_bytes);
+}
+
 void* free_to_nothing(void* address) {
   free(address);
   return nullptr;
@@ -60,7 +67,7 @@ void* free_to_nothing(void* address) {
 // Not inlined: the other kinds need none of the registers that it saves.
 [[gnu::noinline]] void* reallocate_huge(void* address, size_t bytes) {
   size_t mapped = heap.huge.usable_bytes(address);
-  if (mapped == 0) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
+  if (mapped == 0) return refuse_misuse(heap.misuse_of(address), address);
   if (bytes > PTRDIFF_MAX) return refuse(ENOMEM);
   if (bytes > kMaxLargeBytes) {
     if (void* resized = heap.huge.resize(address, bytes, current_shard()); resized != nullptr) return resized;
@@ -90,6 +97,15 @@ Slab* slab_of(const void* address, uintptr_t& owner_word) {
   return owner_word == owner::kFree ? nullptr : slab;
 }
 
+// What is wrong with a pointer into a slab or a large allocation; kCount when nothing is.
+Message misuse_in(Slab* slab, uintptr_t owner_word, const void* address) {
+  auto start = reinterpret_cast<uintptr_t>(address);
+  if (owner_word == owner::kLarge) return start == slab->start ? Message::kCount : Message::kInvalidPointer;
+  if (!slab->is_block_start(start)) return Message::kInvalidPointer;
+  auto* block = static_cast<const Block*>(address);
+  return block->looks_free() && is_free(slab, block) ? Message::kDoubleFree : Message::kCount;
+}
+
 size_t usable_bytes_of(const Slab* slab, uintptr_t owner_word) {
   if (owner_word == owner::kLarge) return align_up(slab->requested_bytes, kPageBytes);
   return slab->shape().block_bytes;
@@ -102,6 +118,11 @@ void* refuse(int error) {
   return nullptr;
 }
 
+void* refuse_misuse(Message message, const void* address) {
+  report_misuse(message, address);
+  return refuse(EINVAL);
+}
+
 void* allocate_zeroed_slow(size_t bytes) {
   if (bytes > kMaxClassBytes) {
     auto [address, zeroed] = allocate_large(bytes, kBlockAlignment);
@@ -112,11 +133,15 @@ void* allocate_zeroed_slow(size_t bytes) {
 }
 
 void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
+  if (static_cast<Block*>(address)->looks_free()) [[unlikely]]
+    return move_suspect(address, bytes, old_bytes, slab);
   if (bytes > old_bytes && bytes <= kMaxTableBytes && old_bytes <= kMaxCopiedBytes) {
     // Small blocks that grow, without a call and what it would have to save.
     ThreadCache* cache = thread_state.cache;
-    void* moved = allocate_from<no_block>(cache, cache->bin_table[(bytes + 15) / 16], bytes);
+    Block* moved = take_from(cache, cache->bin_table[(bytes + 15) / 16]);
     if (moved != nullptr) [[likely]] {
+      if (!moved->take_key()) [[unlikely]]
+        return move_after(moved, address, bytes, old_bytes);
       copy_small(moved, address, old_bytes);
       if (slab->owner.load(std::memory_order_relaxed) == cache->tag()) [[likely]]
         free_owned(cache, slab, static_cast<Block*>(address));
@@ -125,12 +150,17 @@ void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
       return moved;
     }
   }
+  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address))) [[unlikely]]
+    return refuse_misuse(Message::kInvalidPointer, address);
   return bytes == 0 ? free_to_nothing(address) : move_any(address, bytes, old_bytes);
 }
 
-// The block has the free key in it. It gives way to one of another class, which
-// cannot be itself, and its own free tells whether it was live.
-void* move_suspect(void* address, size_t old_bytes) { return move_any(address, old_bytes + 1, old_bytes); }
+// The block has the free key in it; a live one is left where it is, or moved.
+void* move_suspect(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
+  if (is_free(slab, static_cast<Block*>(address))) return refuse_misuse(Message::kDoubleFree, address);
+  if (is_kept(old_bytes, bytes)) return address;
+  return bytes == 0 ? free_to_nothing(address) : move_any(address, bytes, old_bytes);
+}
 
 void* reallocate_slow(void* address, size_t bytes) {
   if (address == nullptr) return allocate(bytes);
@@ -138,11 +168,13 @@ void* reallocate_slow(void* address, size_t bytes) {
   uintptr_t owner_word = 0;
   Slab* slab = slab_of(address, owner_word);
   if (slab == nullptr) return reallocate_huge(address, bytes);
+  if (Message misuse = misuse_in(slab, owner_word, address); misuse != Message::kCount) [[unlikely]]
+    return refuse_misuse(misuse, address);
   size_t usable = usable_bytes_of(slab, owner_word);
   if (owner_word == owner::kLarge) {
     if (resize_large_in_place(slab, bytes)) return address;
   } else if (is_kept(usable, bytes)) {
-    return static_cast<Block*>(address)->looks_free() ? move_suspect(address, usable) : address;
+    return address;
   }
   return move_any(address, bytes, usable);
 }
@@ -153,13 +185,36 @@ void* allocate_aligned_slow(size_t alignment, size_t bytes) {
   return allocate_large(bytes == 0 ? 1 : bytes, alignment).address;
 }
 
+void* allocate_aligned_after(const Block* corrupted, size_t alignment, size_t bytes) {
+  report_misuse(Message::kCorruptedFreeList, corrupted);
+  return allocate_aligned_slow(alignment, bytes);
+}
+
 size_t usable_bytes(const void* address) {
   if (address == nullptr) return 0;
   uintptr_t owner_word = 0;
-  if (const Slab* slab = slab_of(address, owner_word); slab != nullptr) return usable_bytes_of(slab, owner_word);
+  if (Slab* slab = slab_of(address, owner_word); slab != nullptr) {
+    Message misuse = misuse_in(slab, owner_word, address);
+    if (misuse == Message::kCount) [[likely]]
+      return usable_bytes_of(slab, owner_word);
+    report_misuse(misuse, address);
+    return 0;
+  }
   size_t mapped = heap.huge.usable_bytes(address);
-  if (mapped == 0) fail(Message::kForeignPointer, reinterpret_cast<uintptr_t>(address));
+  if (mapped == 0) report_misuse(heap.misuse_of(address), address);
   return mapped;
+}
+
+// A block has the size of its class, which rounds up; and realloc() leaves it
+// where it is for as long as about half of it is used.
+bool check_size(const void* address, size_t alignment, size_t bytes) {
+  size_t usable = usable_bytes(address);
+  if (usable == 0) return false;  // null, or a misuse that is known by now
+  bool is_aligned = is_power_of_two(alignment) && reinterpret_cast<uintptr_t>(address) % alignment == 0;
+  size_t least = bytes < alignment ? alignment : bytes;
+  if (least > usable) least = usable;
+  if (!is_aligned || bytes > usable || !is_kept(usable, least)) report_misuse(Message::kWrongSize, address);
+  return true;
 }
 
 size_t purge_all() { return heap.superslabs.purge(SIZE_MAX, current_shard()) + heap.huge.purge(current_shard()); }

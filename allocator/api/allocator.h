@@ -19,12 +19,11 @@ namespace hakmem {
 HAKMEM_COLD void* refuse(int error);  // null, with errno set
 [[gnu::noinline]] void* allocate_zeroed_slow(size_t bytes);
 [[gnu::noinline]] void* allocate_aligned_slow(size_t alignment, size_t bytes);
+HAKMEM_COLD void* allocate_aligned_after(const Block* corrupted, size_t alignment, size_t bytes);
 [[gnu::noinline]] void* reallocate_slow(void* address, size_t bytes);
 [[gnu::noinline]] void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab);
-HAKMEM_COLD void* move_suspect(void* address, size_t old_bytes);
-
-// For allocate_from(): a caller that has its own way to go on with an empty bin.
-HAKMEM_INLINE void* no_block(size_t) { return nullptr; }
+HAKMEM_COLD void* move_suspect(void* address, size_t bytes, size_t old_bytes, Slab* slab);
+HAKMEM_COLD void* refuse_misuse(Message message, const void* address);  // null, with EINVAL, after the message
 
 // Blocks are aligned to 16 bytes and multiples of it, so whole chunks of them may be written.
 using Chunk = uint64_t __attribute__((vector_size(kBlockAlignment), may_alias));
@@ -56,9 +55,11 @@ HAKMEM_INLINE void* allocate_zeroed(size_t count, size_t bytes) {
     return allocate_zeroed_slow(total);
   ThreadCache* cache = thread_state.cache;
   uint64_t bin = cache->bin_table[(total + 15) / 16];
-  void* block = allocate_from<no_block>(cache, bin, total);
+  Block* block = take_from(cache, bin);
   if (block == nullptr) [[unlikely]]
     return allocate_zeroed_slow(total);
+  if (!block->take_key()) [[unlikely]]
+    return allocate_after<allocate_zeroed_slow>(block, total);
   // The whole block: its size follows from the bin, also that of 0 bytes.
   static_assert(kBlockAlignment % kBinWords == 0);
   clear_small(block, kBlockAlignment + bin * (kBlockAlignment / kBinWords));
@@ -82,28 +83,38 @@ HAKMEM_INLINE void* reallocate(void* address, size_t bytes) {
   size_t usable = slab->shape().block_bytes;
   if (!is_kept(usable, bytes)) return move_block(address, bytes, usable, slab);
   if (static_cast<Block*>(address)->looks_free()) [[unlikely]]
-    return move_suspect(address, usable);
+    return move_suspect(address, bytes, usable, slab);
   return address;
 }
 
-// The part of allocate_aligned() that needs no call; null when that does not do.
-HAKMEM_INLINE void* take_aligned(size_t alignment, size_t bytes) {
+// The part of allocate_aligned() that needs no call, before the free key is taken;
+// null when that does not do.
+HAKMEM_INLINE Block* take_aligned(size_t alignment, size_t bytes) {
   // The last byte of what aligned_class_of() rounds up to; all ones for 0 bytes.
   size_t last = (bytes - 1) | (alignment - 1);
   if (last >= kMaxTableBytes) [[unlikely]]
     return nullptr;
   ThreadCache* cache = thread_state.cache;
-  return allocate_from<no_block>(cache, cache->bin_table[last / 16 + 1], last + 1);
+  return take_from(cache, cache->bin_table[last / 16 + 1]);
 }
 
 // Memory aligned to `alignment`, a power of two.
 HAKMEM_INLINE void* allocate_aligned(size_t alignment, size_t bytes) {
-  void* address = take_aligned(alignment, bytes);
-  return address != nullptr ? address : allocate_aligned_slow(alignment, bytes);
+  Block* block = take_aligned(alignment, bytes);
+  if (block == nullptr) [[unlikely]]
+    return allocate_aligned_slow(alignment, bytes);
+  if (!block->take_key()) [[unlikely]]
+    return allocate_aligned_after(block, alignment, bytes);
+  return block;
 }
 
-// malloc_usable_size(3): 0 for null. Ends the process for a pointer that is not ours.
+// malloc_usable_size(3): 0 for null. Any other pointer than that of a live block is a misuse, and 0.
 size_t usable_bytes(const void* address);
+
+// For free_sized() and its relatives: that a live block cannot have been allocated with
+// this size and alignment, by whatever function, is a misuse. False where there is no
+// live block.
+bool check_size(const void* address, size_t alignment, size_t bytes);
 
 // Gives all free memory back to the kernel; returns the bytes.
 size_t purge_all();

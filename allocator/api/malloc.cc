@@ -34,13 +34,21 @@ HAKMEM_EXPORT void* reallocarray(void* address, size_t count, size_t bytes) {
   return 0;
 }
 
+HAKMEM_COLD static int posix_memalign_after(const hakmem::Block* corrupted, void** result, size_t alignment,
+                                            size_t bytes) {
+  hakmem::report_misuse(hakmem::Message::kCorruptedFreeList, corrupted);
+  return posix_memalign_slow(result, alignment, bytes);
+}
+
 HAKMEM_EXPORT int posix_memalign(void** result, size_t alignment, size_t bytes) {
   if (!hakmem::is_power_of_two(alignment) || alignment % sizeof(void*) != 0) [[unlikely]]
     return EINVAL;
-  void* address = hakmem::take_aligned(alignment, bytes);
-  if (address == nullptr) [[unlikely]]
+  hakmem::Block* block = hakmem::take_aligned(alignment, bytes);
+  if (block == nullptr) [[unlikely]]
     return posix_memalign_slow(result, alignment, bytes);
-  *result = address;
+  if (!block->take_key()) [[unlikely]]
+    return posix_memalign_after(block, result, alignment, bytes);
+  *result = block;
   return 0;
 }
 
@@ -67,6 +75,11 @@ HAKMEM_EXPORT void* pvalloc(size_t bytes) {
 
 HAKMEM_EXPORT size_t malloc_usable_size(void* address) { return hakmem::usable_bytes(address); }
 
-HAKMEM_EXPORT void free_sized(void* address, size_t) { hakmem::free(address); }
+// A wrong size is a misuse, and the block is freed.
+HAKMEM_EXPORT void free_sized(void* address, size_t bytes) {
+  if (hakmem::check_size(address, 1, bytes == 0 ? 1 : bytes)) hakmem::free(address);
+}
 
-HAKMEM_EXPORT void free_aligned_sized(void* address, size_t, size_t) { hakmem::free(address); }
+HAKMEM_EXPORT void free_aligned_sized(void* address, size_t alignment, size_t bytes) {
+  if (hakmem::check_size(address, alignment, bytes == 0 ? 1 : bytes)) hakmem::free(address);
+}

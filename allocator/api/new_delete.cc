@@ -51,6 +51,9 @@ HAKMEM_COLD void* allocate_or_throw(size_t alignment, size_t bytes) {
   return address != nullptr ? address : allocate_or_throw(kBlockAlignment, bytes);
 }
 
+// After a write into a freed block, which was leaked.
+HAKMEM_COLD void* new_again(size_t bytes) { return allocate<new_cold, new_above_table, new_again>(bytes); }
+
 inline void* new_aligned(size_t bytes, std::align_val_t alignment) {
   void* address = allocate_for_new(static_cast<size_t>(alignment), bytes);
   return address != nullptr ? address : allocate_or_throw(static_cast<size_t>(alignment), bytes);
@@ -60,7 +63,7 @@ inline void* new_aligned(size_t bytes, std::align_val_t alignment) {
 }  // namespace hakmem
 
 HAKMEM_EXPORT void* operator new(size_t bytes) {
-  return hakmem::allocate<hakmem::new_cold, hakmem::new_above_table>(bytes);
+  return hakmem::allocate<hakmem::new_cold, hakmem::new_above_table, hakmem::new_again>(bytes);
 }
 HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment) {
   return hakmem::new_aligned(bytes, alignment);

@@ -17,8 +17,8 @@ extern "C" void* __libc_stack_end __attribute__((weak));
 namespace hakmem {
 namespace {
 
-enum class Form : uint8_t { Address, Text, Directory, Bytes };
-enum class Needs : uint8_t { Telemetry, Sampling };
+enum class Form : uint8_t { Address, Text, Directory, Bytes, OnError };
+enum class Needs : uint8_t { Nothing, Telemetry, Sampling };
 
 struct Row {
   const char* name;
@@ -51,6 +51,7 @@ constinit std::atomic<uint8_t> state{kUnread};
 
 // The debug library samples but has no endpoint and no stats page.
 constexpr bool has(Needs needs) {
+  if (needs == Needs::Nothing) return true;
   return needs == Needs::Sampling ? kBuild.stats : kBuild.stats && !kBuild.exact_counts;
 }
 
@@ -97,6 +98,9 @@ const char* complaint(Form form, const char* value) {
       return strlen(value) <= kProgramNameBytes ? nullptr : "a program's name of at most 15 characters; any program";
     case Form::Directory:
       return value[0] == '/' && strlen(value) < kTextBytes ? nullptr : "an absolute path; the default is used";
+    case Form::OnError:
+      return strcmp(value, "abort") == 0 || strcmp(value, "report") == 0 ? nullptr
+                                                                         : "abort or report; a misuse ends the process";
     case Form::Bytes: return read_number(value, &number) ? nullptr : "a number of bytes; the default is used";
   }
   return nullptr;

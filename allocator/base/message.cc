@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "allocator/base/environment.h"
+
 namespace hakmem {
 namespace {
 
@@ -12,6 +14,7 @@ constexpr const char* kTexts[] = {
     "not a pointer that hakmem allocated:",
     "not the start of an allocated block:",
     "corrupted free list, a freed block was written to:",
+    "freed with a wrong size or alignment:",
     "out of memory, and the program has no C++ runtime to throw std::bad_alloc; request at",
 };
 static_assert(sizeof kTexts / sizeof kTexts[0] == static_cast<size_t>(Message::kCount));
@@ -67,6 +70,12 @@ void print_message(Message message, uintptr_t address) {
 void fail(Message message, uintptr_t address) {
   print_message(message, address);
   abort();
+}
+
+void report_misuse(Message message, const void* address) {
+  check_environment();
+  print_message(message, reinterpret_cast<uintptr_t>(address));
+  if (environment_text(Variable::kOnError)[0] == 'a') abort();
 }
 
 }  // namespace hakmem

@@ -6,7 +6,15 @@
 
 namespace hakmem {
 
-enum class Message : uint8_t { kDoubleFree, kForeignPointer, kInvalidPointer, kCorruptedFreeList, kNoBadAlloc, kCount };
+enum class Message : uint8_t {
+  kDoubleFree,
+  kForeignPointer,
+  kInvalidPointer,
+  kCorruptedFreeList,
+  kWrongSize,
+  kNoBadAlloc,
+  kCount
+};
 
 // Writes "hakmem: <text> 0x<address>\n" to stderr with one write(2). Any
 // thread, any signal context; keeps errno.
@@ -14,6 +22,11 @@ void print_message(Message message, uintptr_t address);
 
 // print_message, then abort().
 [[noreturn]] void fail(Message message, uintptr_t address);
+
+// The program has misused the heap: print_message, then abort(), unless
+// HAKMEM_ON_ERROR=report. Then the caller ignores the call, or leaks what cannot
+// be trusted, so that the heap stays consistent.
+[[gnu::cold, gnu::noinline]] void report_misuse(Message message, const void* address);
 
 // Writes `text` to stderr as it is. For debug output and malloc_stats.
 void print_text(const char* text, size_t length);

@@ -131,6 +131,18 @@ class HugeHeap {
     return entry->bytes.load(std::memory_order_relaxed);
   }
 
+  // What `address`, which is not that of a live huge allocation, lies in. Any thread.
+  enum class Place : uint8_t { kOutside, kLive, kRetained };
+  Place place_of(const void* address) {
+    LockGuard guard(lock_);
+    auto place = Place::kOutside;
+    visit([&](uintptr_t start, size_t bytes, size_t requested) {
+      if (reinterpret_cast<uintptr_t>(address) - start < bytes)
+        place = requested != 0 ? Place::kLive : Place::kRetained;
+    });
+    return place;
+  }
+
   // A second has passed: unmaps a part of what is retained longest.
   void decay(uint32_t shard) {
     Mapping victim;

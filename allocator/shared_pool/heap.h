@@ -2,6 +2,7 @@
 #pragma once
 
 #include "allocator/base/assert.h"
+#include "allocator/base/message.h"
 #include "allocator/page_arena/huge_heap.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/platform/virtual_memory.h"
@@ -40,6 +41,9 @@ struct Heap {
   // under a limit of the address space the ends of reservations. The kernel
   // has refused a mapping. True when there was something.
   HAKMEM_COLD bool reclaim_addresses(uint32_t shard);
+
+  // What is wrong with a pointer that is none to a live block. Any thread.
+  HAKMEM_COLD Message misuse_of(const void* address);
 
   PageArena<LinuxMemory> arena;
   SuperslabHeap<LinuxMemory> superslabs{arena};

@@ -106,6 +106,13 @@ class SharedPool {
     return false;
   }
 
+  // The blocks that wait here, while no other thread runs.
+  template <class Visit>
+  void visit_blocks(uint32_t size_class, Visit visit) const HAKMEM_NO_THREAD_ANALYSIS {
+    const Blocks& pooled = blocks_[size_class];
+    for (uint32_t i = 0; i < pooled.count.load(std::memory_order_relaxed); ++i) visit(pooled.blocks[i]);
+  }
+
   RankedLock& lock() { return lock_; }
 
   // With no call under way.

@@ -47,6 +47,8 @@ struct Block {
     if constexpr (kHasFreeKey) key = free_key;
   }
   bool looks_free() const { return kHasFreeKey && key == free_key; }
+  // For a block that is free: whether somebody wrote to the key since.
+  bool has_lost_key() const { return kHasFreeKey && key != free_key; }
   void clear_key() { key = 0; }
   // Takes the key away. False when the block did not have it: then somebody
   // wrote to it since it was freed.
@@ -57,15 +59,11 @@ struct Block {
     return (key -= expected) == 0;
   }
 
-  // The next block, null at the end. Ends the process when the link was overwritten.
+  // The next block; null at the end, and where the link was overwritten.
   Block* next() {
     uint64_t to_next = distance();
-    if (is_valid(to_next)) return at(to_next);
-    if (!is_last()) corrupted();
-    return nullptr;
+    return is_valid(to_next) ? at(to_next) : nullptr;
   }
-
-  [[noreturn]] HAKMEM_COLD void corrupted() const;
 };
 
 }  // namespace hakmem

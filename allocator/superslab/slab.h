@@ -92,13 +92,27 @@ struct alignas(64) Slab {
 
   // The free map stands apart from the blocks: no block is touched when it comes
   // back or is taken, and those of the lowest addresses are taken first. Owner only.
-  void put_free(Block* block) { put_free(block, shape().reciprocal); }
-  // With the reciprocal of its shape, for who puts many.
-  void put_free(Block* block, uint64_t reciprocal) {
-    uint64_t index = (reinterpret_cast<uintptr_t>(block) - start) * reciprocal >> kReciprocalShift;
+  void put_free(Block* block) {
+    uint64_t index = index_of(reinterpret_cast<uintptr_t>(block));
     uint32_t word = static_cast<uint32_t>(index / 64);
     free_map[word] |= uint64_t{1} << index % 64;
     if (word < free_word) free_word = static_cast<uint8_t>(word);
+  }
+  // The same where the program may have freed a wrong pointer to the slab, or a
+  // block twice. Nothing changes when it did: whether `address` was a block that
+  // may come back.
+  bool try_put_free(uintptr_t address, const ClassShape& shape) {
+    uint64_t index = (address - start) * shape.reciprocal >> kReciprocalShift;
+    if (index * shape.block_bytes != address - start || index >= carved) [[unlikely]]
+      return false;
+    uint32_t word = static_cast<uint32_t>(index / 64);
+    uint64_t bits = free_map[word];
+    uint64_t bit = uint64_t{1} << index % 64;
+    if ((bits & bit) != 0) [[unlikely]]
+      return false;
+    free_map[word] = bits | bit;
+    if (word < free_word) free_word = static_cast<uint8_t>(word);
+    return true;
   }
   // Takes up to `limit` blocks; `blocks` gets them in the order of their
   // addresses. Returns how many; as many as there are, but for a child forked in

@@ -174,6 +174,22 @@ class SuperslabHeap {
     return slabs[(address - reservation.base) >> kUnitShift].head();
   }
 
+  // Whether a large allocation or a block that is given back by now started at
+  // `address`, in what find() found a free unit. A guess from what the records still
+  // say, for a message.
+  static bool was_allocated(const Slab* slab, uintptr_t address) {
+    if (slab->superslab == nullptr) return false;
+    auto index = static_cast<uint32_t>(slab - slab->superslab->slabs);
+    for (uint32_t distance = 0; distance <= index; ++distance) {
+      const Slab* head = slab - distance;
+      if (head->owner.load(std::memory_order_relaxed) != owner::kFree) return false;
+      if (head->units <= distance) continue;
+      size_t block_bytes = head->size_class < kSizeClassCount ? head->shape().block_bytes : head->units * kUnitBytes;
+      return (address - head->start) % block_bytes == 0;
+    }
+    return false;
+  }
+
   size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
   RankedLock& lock() { return lock_; }
   PageArena<Memory>& arena() { return arena_; }

@@ -16,6 +16,10 @@ Slab* slab_of(Block* block) {
   return slab_map_records[unit].head();
 }
 
+bool is_block_of(Slab* slab, uint32_t size_class, const Block* block) {
+  return slab->size_class == size_class && slab->is_block_start(reinterpret_cast<uintptr_t>(block));
+}
+
 // Counts what the bins of big classes hold; `size_class` has just changed.
 void count_big_bytes(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
@@ -49,18 +53,36 @@ uint32_t remove_samples_from(Block** blocks, uint32_t count, ClassState& state) 
 }  // namespace
 
 void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
-  const uint64_t reciprocal = kClassShapes[size_class].reciprocal;
+  const ClassShape& shape = kClassShapes[size_class];
   for (Block* const* end = blocks + count; blocks != end; ++blocks) {
     Slab* slab = slab_of(*blocks);
     uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
     // The thread may have turned away from the slab since, and another claimed it.
     if (owner_word != cache->tag()) [[unlikely]] {
-      give_back(cache, slab, *blocks, owner_word);
+      if (is_block_of(slab, size_class, *blocks))
+        give_back(cache, slab, *blocks, owner_word);
+      else
+        free_inside(*blocks);
       continue;
     }
-    slab->put_free(*blocks, reciprocal);
+    if (slab->size_class != size_class || !slab->try_put_free(reinterpret_cast<uintptr_t>(*blocks), shape))
+        [[unlikely]] {
+      report_misuse(is_block_of(slab, size_class, *blocks) ? Message::kDoubleFree : Message::kInvalidPointer, *blocks);
+      continue;
+    }
     if (--slab->countdown == 0) [[unlikely]]
       settle_slab(cache, slab);
+  }
+}
+
+void check_bins(const ThreadCache* cache) {
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    auto check = [size_class](Block* block) {
+      // Null: a sample.
+      if (block != nullptr && !is_block_of(slab_of(block), size_class, block)) free_inside(block);
+    };
+    std::for_each(cache->bins[size_class].top, cache->bottom(size_class), check);
+    if (!has_other_threads()) heap.pool.visit_blocks(size_class, check);
   }
 }
 
@@ -156,6 +178,8 @@ void free_counted_out(Block* block, Slab* slab) {
   const BinShape& shape = kBinShapes[size_class];
   Bin& bin = cache->bins[size_class];
   bin.frees_left = 1;  // the block is not in it yet
+  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(block))) [[unlikely]]
+    return free_inside(block);
   if (shape.is_big) return free_big(block, slab);
   ClassState& state = cache->classes[size_class];
   uint32_t blocks = cache->blocks_in_bin(size_class);

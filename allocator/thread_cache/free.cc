@@ -72,7 +72,7 @@ void tidy_class(ThreadCache* cache, uint32_t size_class) {
 
 // May read a list that others change meanwhile: a link is followed only
 // within the superslab.
-__attribute__((no_sanitize("thread"))) bool is_on_list(Block* block, Block* list, uint32_t bound) {
+__attribute__((no_sanitize("thread"))) bool is_on_list(const Block* block, Block* list, uint32_t bound) {
   for (uint32_t i = 0; list != nullptr && i < bound; ++i) {
     if (list == block) return true;
     uint64_t distance = list->link ^ link_secret;
@@ -94,16 +94,14 @@ __attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint
   return false;
 }
 
-// The key matches: the block is free, or the program wrote just these 64 bits
-// itself. Only the lists can tell.
-HAKMEM_COLD __attribute__((no_sanitize("thread"))) void confirm_is_live(Slab* slab, Block* block) {
-  uint64_t remote = slab->remote.load(std::memory_order_acquire);
-  Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
-  SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
-  if (slab->has_free(block) || is_on_list(block, remote_first, slab->shape().capacity) ||
-      is_in_a_bin(block, slab->size_class))
-    fail(Message::kDoubleFree, reinterpret_cast<uintptr_t>(block));
+// For a block that looks free: false when it is live, and looks so no more.
+HAKMEM_COLD bool is_double_free(Slab* slab, Block* block) {
+  if (is_free(slab, block)) {
+    report_misuse(Message::kDoubleFree, block);
+    return true;
+  }
   block->clear_key();
+  return false;
 }
 
 bool try_claim(ThreadCache* cache, Slab* slab) {
@@ -117,8 +115,10 @@ bool try_claim(ThreadCache* cache, Slab* slab) {
 // The first block that comes back to a slab that this thread has just claimed.
 void take_back_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t size_class = slab->size_class;
-  slab->put_free(block);
-  --slab->used;
+  if (!slab->try_put_free(reinterpret_cast<uintptr_t>(block), slab->shape()))
+    report_misuse(Message::kDoubleFree, block);
+  else
+    --slab->used;
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{1});
   place(cache, slab);
   tidy_class(cache, size_class);
@@ -152,11 +152,10 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
 
 void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t owner_word) {
   auto* block = static_cast<Block*>(address);
-  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address)))
-    fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
+  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address))) return free_inside(block);
   if (owner_word == cache->tag()) return free_owned(cache, slab, block);
-  if (block->looks_free()) [[unlikely]]
-    confirm_is_live(slab, block);
+  if (block->looks_free() && is_double_free(slab, block)) [[unlikely]]
+    return;
   if (owner_word == owner::kSampled) {
     cache->exact.count_free(slab->size_class);
     return free_sample(slab, block, cache->shard);
@@ -173,11 +172,11 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
 
 void free_with(ThreadCache* cache, void* address) {
   Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
-  if (slab == nullptr) return free_huge(address, cache->shard, Message::kForeignPointer);
+  if (slab == nullptr) return free_huge(address, cache->shard);
   uintptr_t owner_word = slab->owner.load(std::memory_order_acquire);
   if (owner_word == owner::kLarge) return free_large(slab, address, cache->shard);
   // No slab there now; but a huge mapping may stand where a superslab was unmapped.
-  if (owner_word == owner::kFree) return free_huge(address, cache->shard, Message::kInvalidPointer);
+  if (owner_word == owner::kFree) return free_huge(address, cache->shard);
   free_into_class(cache, slab, address, owner_word);
 }
 
@@ -251,8 +250,17 @@ void free_cold(void* address) {
 }
 
 void free_suspect(Block* block, Slab* slab) {
-  confirm_is_live(slab, block);
-  free_owned(thread_state.cache, slab, block);  // which owns the slab
+  if (!is_double_free(slab, block)) free_owned(thread_state.cache, slab, block);  // which owns the slab
+}
+
+void free_inside(Block* block) { report_misuse(Message::kInvalidPointer, block); }
+
+__attribute__((no_sanitize("thread"))) bool is_free(Slab* slab, const Block* block) {
+  uint64_t remote = slab->remote.load(std::memory_order_acquire);
+  Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
+  SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
+  return slab->has_free(block) || is_on_list(block, remote_first, slab->shape().capacity) ||
+         is_in_a_bin(block, slab->size_class);
 }
 
 void settle_slab(ThreadCache* cache, Slab* slab) {

@@ -69,7 +69,12 @@ inline void put_into_bin(ThreadCache* cache, Slab* slab, Block* block) {
 }
 
 // Gives blocks that were freed, and are in no bin any more, back to their slabs.
+// What is no block of the class, or has come back already, is a misuse of the past.
 void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count);
+
+// Says what is no block in the bins of the thread, the caller's, and in the pool if
+// there is no other thread.
+HAKMEM_COLD void check_bins(const ThreadCache* cache);
 
 // The same for a slab that somebody else owns, or nobody; `owner_word` is what it said.
 void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word);
@@ -82,6 +87,10 @@ inline void settle_and_count(ThreadCache* cache, Slab* slab) {
   if (uint32_t frees = slab->settle(); frees != 0)
     cache->counters.add<metrics::Metric::kCollectedObjects>(slab->size_class, frees);
 }
+
+// Whether a block that looks free is free; else the program wrote just the free key
+// itself. Any thread, as of some moment.
+HAKMEM_COLD bool is_free(Slab* slab, const Block* block);
 
 // Moves the remote frees of an owned, settled slab to its own list.
 void collect_remote(ThreadCache* cache, Slab* slab);

@@ -74,16 +74,15 @@ void* allocate_above_table(size_t bytes) {
 }
 
 void free_large(Slab* slab, void* address, uint32_t shard) {
-  if (reinterpret_cast<uintptr_t>(address) != slab->start)
-    fail(Message::kInvalidPointer, reinterpret_cast<uintptr_t>(address));
+  if (reinterpret_cast<uintptr_t>(address) != slab->start) return report_misuse(Message::kInvalidPointer, address);
   thread_state.cache->exact.count_free(metrics::kLargeClass);
   heap.superslabs.give_span(slab, shard);
   heap.decay(shard);
 }
 
-void free_huge(void* address, uint32_t shard, Message if_unknown) {
+void free_huge(void* address, uint32_t shard) {
+  if (!heap.huge.free(address, shard)) return report_misuse(heap.misuse_of(address), address);
   thread_state.cache->exact.count_free(metrics::kHugeClass);
-  if (!heap.huge.free(address, shard)) fail(if_unknown, reinterpret_cast<uintptr_t>(address));
   heap.decay(shard);
 }
 

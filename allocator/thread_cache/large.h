@@ -4,7 +4,6 @@
 
 #include <cstddef>
 
-#include "allocator/base/message.h"
 #include "allocator/thread_cache/thread_cache.h"
 
 namespace hakmem {
@@ -18,6 +17,6 @@ struct LargeAllocation {
 LargeAllocation allocate_large(size_t bytes, size_t alignment);
 
 void free_large(Slab* slab, void* address, uint32_t shard);
-void free_huge(void* address, uint32_t shard, Message if_unknown);
+void free_huge(void* address, uint32_t shard);
 
 }  // namespace hakmem

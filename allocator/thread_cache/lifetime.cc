@@ -150,11 +150,10 @@ void adopt_bins(ThreadCache* cache, ThreadCache* orphan) {
       if (block == nullptr) continue;  // a sample
       Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
       block->mark_free();
-      if (!is_orphan(slab->owner.load(std::memory_order_relaxed))) {
+      if (!is_orphan(slab->owner.load(std::memory_order_relaxed)))
         return_to_slabs(cache, size_class, &block, 1);
-        continue;
-      }
-      slab->put_free(block);
+      else if (slab->size_class == size_class)
+        slab->try_put_free(reinterpret_cast<uintptr_t>(block), slab->shape());
     }
   }
 }
@@ -168,6 +167,11 @@ void adopt_orphan(ThreadCache* cache, Slab* slab) {
   slab->set_countdown(kNoThreshold);
   slab->owner.store(cache->tag(), std::memory_order_relaxed);
   let_go(cache, slab);
+}
+
+// What is wrong and was not looked at in time: see return_to_slabs().
+[[gnu::destructor]] void check_at_exit() {
+  if (thread_state.phase == ThreadPhase::kRunning) check_bins(thread_state.cache);
 }
 
 }  // namespace

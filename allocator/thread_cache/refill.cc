@@ -192,6 +192,26 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
   return block;
 }
 
+// Puts the `count` blocks of a remote list into the free map of their slab. Whoever
+// wrote to a block since its free has overwritten its key or its link, which is not
+// followed then. Returns how many blocks came back: the others are leaked.
+uint32_t take_apart(Slab* slab, Block* block, uint32_t count) {
+  uint32_t taken = 0;
+  for (uint32_t i = 1;; ++i) {
+    Block* next = block->next();
+    bool is_sound =
+        i == count ? block->is_last() : next != nullptr && slab->is_block_start(reinterpret_cast<uintptr_t>(next));
+    if (!is_sound || block->has_lost_key()) [[unlikely]]
+      report_misuse(Message::kCorruptedFreeList, block);
+    else if (!slab->try_put_free(reinterpret_cast<uintptr_t>(block), slab->shape())) [[unlikely]]
+      report_misuse(Message::kDoubleFree, block);
+    else
+      ++taken;
+    if (i == count || !is_sound) return taken;
+    block = next;
+  }
+}
+
 }  // namespace
 
 void collect_remote(ThreadCache* cache, Slab* slab) {
@@ -200,14 +220,10 @@ void collect_remote(ThreadCache* cache, Slab* slab) {
   if (count == 0) return;
   metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{count});
   metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
-  auto* block = reinterpret_cast<Block*>(slab->start + RemoteList::offset(word));
-  for (uint32_t i = 0; i < count && block != nullptr; ++i) {
-    if (!slab->is_block_start(reinterpret_cast<uintptr_t>(block))) block->corrupted();
-    slab->put_free(block);
-    block = block->next();
-  }
-  slab->used -= count;
+  slab->used -= take_apart(slab, reinterpret_cast<Block*>(slab->start + RemoteList::offset(word)), count);
 }
+
+void* allocate_again(size_t bytes) { return allocate(bytes); }
 
 void* allocate_cold(size_t bytes) {
   uint32_t size_class = size_class_of(bytes);

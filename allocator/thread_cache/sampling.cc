@@ -92,10 +92,12 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
     ++slab->used;
     if (slab->is_exhausted()) part_full.remove(slab);
   }
-  if (!was_freed)
+  if (!was_freed) {
     block->clear_key();
-  else if (!block->take_key())
-    block->corrupted();
+  } else if (!block->take_key()) {
+    report_misuse(Message::kCorruptedFreeList, block);
+    return nullptr;
+  }
   return block;
 }
 
@@ -209,7 +211,7 @@ void free_sample(Slab* slab, Block* block, uint32_t shard) {
       if (is_empty) part_full.remove(slab);
     }
   }
-  if (was_free) fail(Message::kDoubleFree, reinterpret_cast<uintptr_t>(block));
+  if (was_free) return report_misuse(Message::kDoubleFree, block);
   if (is_empty) heap.superslabs.give_span(slab, shard);
 }
 

@@ -47,7 +47,7 @@ HAKMEM_COLD uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, 
 // Draws for an allocation that has no class.
 void sample_large(ThreadCache* cache, size_t bytes);
 
-// Any thread; `block` is a block of the sampled `slab`. Ends the process when it is free.
+// Any thread; `block` is a block of the sampled `slab`. A double free when it is free.
 HAKMEM_COLD void free_sample(Slab* slab, Block* block, uint32_t shard);
 
 // The slabs of sampled objects.

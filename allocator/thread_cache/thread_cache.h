@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "allocator/base/assert.h"
+#include "allocator/base/message.h"
 #include "allocator/metrics/counters.h"
 #include "allocator/platform/random.h"
 #include "allocator/superslab/slab.h"
@@ -137,40 +138,64 @@ extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial
 [[gnu::noinline]] void free_cold(void* address);
 [[gnu::noinline]] void free_foreign(void* address, Slab* slab);  // `slab` is its record
 HAKMEM_COLD void free_suspect(Block* block, Slab* slab);
+HAKMEM_COLD void free_inside(Block* block);  // which is no block
+HAKMEM_COLD void* allocate_again(size_t bytes);
 [[gnu::noinline]] void free_counted_out(Block* block, Slab* slab);
 
-// The last block of the bin at `bin`; `cold(bytes)` when there is none.
+// A block lost its free key: somebody has written to it since its free. It is
+// leaked, and `again` allocates another.
+template <void* (*again)(size_t)>
+HAKMEM_COLD void* allocate_after(const Block* corrupted, size_t bytes) {
+  report_misuse(Message::kCorruptedFreeList, corrupted);
+  return again(bytes);
+}
+
+// Takes the last block of the bin at `bin`, which still has its free key; null when
+// there is none.
 //
 // The empty asm statements make the compiler take `block` and `bin` for new
 // values: it then returns the block from the register it was read into, and adds
 // to the bin in place instead of through a register. Two instructions less.
-template <void* (*cold)(size_t) = allocate_cold>
-HAKMEM_INLINE void* allocate_from(ThreadCache* cache, uint64_t bin, size_t bytes) {
+HAKMEM_INLINE Block* take_from(ThreadCache* cache, uint64_t bin) {
   Block* block = *cache->top_at(bin);
   __asm__("" : "+r"(block));
   if (block == nullptr) [[unlikely]]
-    return cold(bytes);
+    return nullptr;
   __asm__("" : "+r"(bin));
   ++cache->top_at(bin);
-  if (!block->take_key()) [[unlikely]]
-    block->corrupted();
   cache->exact.count_allocation(static_cast<uint32_t>(bin / kBinWords));
+  return block;
+}
+
+// The last block of the bin at `bin`; `cold(bytes)` when there is none.
+template <void* (*cold)(size_t) = allocate_cold, void* (*again)(size_t) = allocate_again>
+HAKMEM_INLINE void* allocate_from(ThreadCache* cache, uint64_t bin, size_t bytes) {
+  Block* block = take_from(cache, bin);
+  if (block == nullptr) [[unlikely]]
+    return cold(bytes);
+  if (!block->take_key()) [[unlikely]]
+    return allocate_after<again>(block, bytes);
   return block;
 }
 
 // Memory for `bytes`, aligned to kBlockAlignment; null and ENOMEM when there is
 // none. Any thread, at any time.
-template <void* (*cold)(size_t) = allocate_cold, void* (*above_table)(size_t) = allocate_above_table>
+template <void* (*cold)(size_t) = allocate_cold, void* (*above_table)(size_t) = allocate_above_table,
+          void* (*again)(size_t) = allocate_again>
 HAKMEM_INLINE void* allocate(size_t bytes) {
   if (bytes > kMaxTableBytes) [[unlikely]]
     return above_table(bytes);
   ThreadCache* cache = thread_state.cache;
-  return allocate_from<cold>(cache, cache->bin_table[(bytes + 15) / 16], bytes);
+  return allocate_from<cold, again>(cache, cache->bin_table[(bytes + 15) / 16], bytes);
 }
 
-// The owner's free of a block: to the thread's bin, with the free key.
+// The owner's free of a block: to the thread's bin, with the free key. That a
+// block starts there is checked at once in builds with assertions; elsewhere when it
+// leaves the bin, see return_to_slabs().
 HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
-  HAKMEM_ASSERT(slab->is_block_start(reinterpret_cast<uintptr_t>(block)));
+  if constexpr (kBuild.assertions) {
+    if (!slab->is_block_start(reinterpret_cast<uintptr_t>(block))) return free_inside(block);
+  }
   uint64_t key = free_key;  // read once: after a store the compiler would read it again
   if (kHasFreeKey && block->key == key) [[unlikely]]
     return free_suspect(block, slab);
@@ -186,8 +211,8 @@ HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
   --bin->top;
 }
 
-// Frees what allocate() and its relatives returned; null is ignored. Ends the
-// process for a pointer that is not ours.
+// Frees what allocate() and its relatives returned; null is ignored. Any other
+// pointer is a misuse.
 HAKMEM_INLINE void free(void* address) {
   size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
   if (unit >= slab_map_units) [[unlikely]]

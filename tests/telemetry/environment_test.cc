@@ -50,6 +50,17 @@ TEST(Environment, EachBadValueGivesOneLineAndTheDefault) {
   EXPECT_EQ(std::count(child.error_text.begin(), child.error_text.end(), '\n'), 2);
 }
 
+TEST(Environment, AMisuseEndsTheProcessUnlessItIsToBeReported) {
+  ChildResult report =
+      in_child({{"HAKMEM_ON_ERROR", "report"}}, [] { EXPECT_STREQ(environment_text(Variable::kOnError), "report"); });
+  EXPECT_EQ(report.status, 0);
+  EXPECT_EQ(report.error_text, "");
+  ChildResult wrong =
+      in_child({{"HAKMEM_ON_ERROR", "ignore"}}, [] { EXPECT_STREQ(environment_text(Variable::kOnError), "abort"); });
+  EXPECT_EQ(wrong.status, 0);
+  EXPECT_EQ(wrong.error_text, "hakmem: HAKMEM_ON_ERROR=ignore is not abort or report; a misuse ends the process\n");
+}
+
 TEST(Environment, AnUnknownNameGivesOneLine) {
   ChildResult child = in_child({{"HAKMEM_LISTENN", "127.0.0.1:1"}}, [] {});
   EXPECT_EQ(child.error_text, "hakmem: HAKMEM_LISTENN is not a variable of hakmem and is ignored\n");

@@ -25,6 +25,7 @@ TEST(Message, TextsAreExact) {
             "hakmem: not the start of an allocated block: 0xffffffffffffffff\n");
   EXPECT_EQ(text_of(Message::kCorruptedFreeList, 0),
             "hakmem: corrupted free list, a freed block was written to: 0x0\n");
+  EXPECT_EQ(text_of(Message::kWrongSize, 0x20), "hakmem: freed with a wrong size or alignment: 0x20\n");
 }
 
 TEST(Message, KeepsErrno) {

@@ -178,11 +178,10 @@ TEST_F(MisuseDeathTest, DoubleFreeInASlabThatNobodyOwns) {
 }
 
 TEST_F(MisuseDeathTest, DoubleFreeOfLargeAndHuge) {
-  // The memory of the first is still a superslab's, that of the second nobody's.
   void* large = allocate(500000);
-  EXPECT_MISUSE((release(large), release(large)), kInvalid, large);
+  EXPECT_MISUSE((release(large), release(large)), kDoubleFree, large);
   void* huge = allocate(4 * kMiB);
-  EXPECT_MISUSE((release(huge), release(huge)), kForeign, huge);
+  EXPECT_MISUSE((release(huge), release(huge)), kDoubleFree, huge);
   release(large);
   release(huge);
 }
@@ -239,8 +238,8 @@ TEST_F(MisuseDeathTest, InteriorPointers) {
   for (int offset : {1, 8, 16, 96}) EXPECT_MISUSE(release(small + offset), kInvalid, small + offset);
   EXPECT_MISUSE(release(large + 16), kInvalid, large + 16);
   EXPECT_MISUSE(release(large + kUnitBytes), kInvalid, large + kUnitBytes);
-  EXPECT_MISUSE(release(huge + 16), kForeign, huge + 16);
-  EXPECT_MISUSE(release(huge + kPageBytes), kForeign, huge + kPageBytes);
+  EXPECT_MISUSE(release(huge + 16), kInvalid, huge + 16);
+  EXPECT_MISUSE(release(huge + kPageBytes), kInvalid, huge + kPageBytes);
   // A block that was never carved.
   char* beyond = small + kUnitBytes / 2 / 112 * 112;
   EXPECT_EXIT(release(beyond), testing::KilledBySignal(SIGABRT), "^hakmem: not the start of an allocated block: 0x");

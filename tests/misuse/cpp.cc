@@ -1,0 +1,135 @@
+// The same through operator new and delete, and what C++ programs do to end up there.
+#include <memory>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/misuse/misuse.h"
+
+#undef CASE
+#define CASE(name, expected, when)                                                                     \
+  static void misuse_##name();                                                                         \
+  static constexpr misuse_case misuse_row_##name{#name, #expected, #when, misuse_##name};              \
+  __attribute__((section("misuse_cases"), used)) static const misuse_case* const misuse_entry_##name = \
+      &misuse_row_##name;                                                                              \
+  static void misuse_##name()
+
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+char data_bytes[4096];
+
+template <class Free>
+void delete_twice(void* block, Free free_it) {
+  announce(block);
+  free_it(hide(block));
+  free_it(hide(block));
+}
+
+struct Base {
+  char bytes[24];
+};
+struct Derived : Base {
+  char more[600];
+};
+
+}  // namespace
+
+CASE(double_delete, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new(48), [](void* block) { ::operator delete(block); });
+}
+CASE(double_delete_nothrow, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new(48, std::nothrow), [](void* block) { ::operator delete(block, std::nothrow); });
+}
+CASE(double_delete_sized, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new(48), [](void* block) { ::operator delete(block, 48); });
+}
+CASE(double_delete_array, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new[](48), [](void* block) { ::operator delete[](block); });
+}
+CASE(double_delete_aligned, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new(48, kAlignment), [](void* block) { ::operator delete(block, kAlignment); });
+}
+CASE(double_delete_aligned_array_sized, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new[](48, kAlignment), [](void* block) { ::operator delete[](block, 48, kAlignment); });
+}
+CASE(double_delete_500k, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new(500 * KIB), [](void* block) { ::operator delete(block); });
+}
+CASE(double_delete_5m, DOUBLE_FREE, NOW) {
+  delete_twice(::operator new(5 * MIB), [](void* block) { ::operator delete(block); });
+}
+CASE(double_delete_of_an_object, DOUBLE_FREE, NOW) {
+  auto* object = new Derived;
+  announce(object);
+  delete object;
+  delete static_cast<Derived*>(hide(object));
+}
+CASE(double_delete_by_two_pointers, DOUBLE_FREE, NOW) {
+  auto* object = new Base;
+  announce(object);
+  std::unique_ptr<Base> first(object);
+  std::unique_ptr<Base> second(static_cast<Base*>(hide(object)));
+}
+CASE(double_delete_in_a_thread, DOUBLE_FREE, NOW) {
+  auto* object = new Base;
+  announce(object);
+  std::thread([object] { delete object; }).join();
+  delete static_cast<Base*>(hide(object));
+}
+CASE(free_then_delete, DOUBLE_FREE, NOW) {
+  void* block = announce(malloc(48));
+  free(block);
+  ::operator delete(hide(block));
+}
+CASE(delete_then_free, DOUBLE_FREE, NOW) {
+  void* block = announce(::operator new(48));
+  ::operator delete(block);
+  free(hide(block));
+}
+CASE(delete_data, FOREIGN, NOW) { ::operator delete(announce(data_bytes + 64)); }
+CASE(delete_sized_data, FOREIGN, NOW) { ::operator delete(announce(data_bytes + 64), 64); }
+CASE(delete_array_data, FOREIGN, NOW) { ::operator delete[](announce(data_bytes + 64)); }
+CASE(delete_aligned_data, FOREIGN, NOW) { ::operator delete(announce(data_bytes + 64), kAlignment); }
+CASE(delete_stack, FOREIGN, NOW) {
+  Derived object{};
+  delete static_cast<Derived*>(announce(&object));
+}
+CASE(delete_of_an_element, INSIDE, LATER) {
+  auto* array = new Base[4]{};
+  delete static_cast<Base*>(announce(array + 2));
+}
+// Such an array has its length before it.
+CASE(delete_of_an_array, INSIDE, LATER) {
+  auto* array = new std::string[3];
+  delete static_cast<char*>(announce(array));
+}
+CASE(write_after_delete, CORRUPTED, NOW) {
+  void* block = announce(::operator new(64));
+  ::operator delete(block);
+  memset(hide(block), 0x41, 64);
+  ::operator delete(::operator new(64));
+}
+CASE(write_after_delete_then_aligned, CORRUPTED, NOW) {
+  void* block = announce(::operator new(64));
+  ::operator delete(block);
+  memset(hide(block), 0x41, 64);
+  ::operator delete(::operator new(64, kAlignment), kAlignment);
+}
+CASE(write_through_an_invalid_iterator, CORRUPTED, NOW) {
+  std::vector<long> numbers(8, 1);
+  long* stale = numbers.data();
+  announce(stale);
+  numbers.push_back(2);
+  *static_cast<long*>(hide(stale)) = 3;
+  std::vector<long> others(8, 1);
+}
+
+CASE(delete_null, NOTHING, NOW) {
+  ::operator delete(hide(nullptr));
+  ::operator delete[](hide(nullptr), 16);
+  ::operator delete(hide(nullptr), kAlignment);
+}
+
+int main(int argc, char** argv) { return misuse_main(argc, argv); }
