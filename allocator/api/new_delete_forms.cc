@@ -31,11 +31,21 @@ HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment, const
     return nullptr;
   }
 }
-HAKMEM_EXPORT void* operator new[](size_t bytes, const std::nothrow_t& nothrow) noexcept {
-  return operator new(bytes, nothrow);
+HAKMEM_EXPORT void* operator new[](size_t bytes, const std::nothrow_t&) noexcept {
+  if (hakmem_throw_bad_alloc == nullptr) return hakmem::allocate(bytes);
+  try {
+    return operator new[](bytes);
+  } catch (...) {
+    return nullptr;
+  }
 }
-HAKMEM_EXPORT void* operator new[](size_t bytes, std::align_val_t alignment, const std::nothrow_t& nothrow) noexcept {
-  return operator new(bytes, alignment, nothrow);
+HAKMEM_EXPORT void* operator new[](size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  if (hakmem_throw_bad_alloc == nullptr) return hakmem::allocate_aligned(static_cast<size_t>(alignment), bytes);
+  try {
+    return operator new[](bytes, alignment);
+  } catch (...) {
+    return nullptr;
+  }
 }
 
 HAKMEM_EXPORT void operator delete[](void* address) noexcept { operator delete(address); }
