@@ -1,6 +1,7 @@
 // The forms of operator new and delete that call other forms, as the standard
 // has it: a program that replaces one form replaces these with it. They stand
-// in a file of their own so that each call goes through the dynamic linker.
+// in a file of their own, compiled with -fsemantic-interposition, so that each call
+// goes through the dynamic linker.
 #include <new>
 
 #include "allocator/api/allocator.h"

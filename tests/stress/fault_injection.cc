@@ -65,7 +65,7 @@ namespace stress {
 namespace {
 
 constexpr size_t kBlocks = 100;
-constexpr int kSteps = 300;
+constexpr int kSteps = 200;
 constexpr uint32_t kMaxLog2 = 21;
 
 // Calls for memory before main().
@@ -203,7 +203,7 @@ int main(int argument_count, char**) {
   CHECK_OP(called, >, 20L);
   // Each of the first, where the heap is set up; then every few.
   int runs = 0;
-  for (long n = 1; n <= called; n += n < 20 ? 1 : 1 + called / 20) {
+  for (long n = 1; n <= called; n += n < 16 ? 1 : 1 + called / 12) {
     char text[64];
     snprintf(text, sizeof text, "%ld", n);
     run_with(text);
