@@ -13,6 +13,7 @@
 #include "exporter/http_server.h"
 #include "exporter/log.h"
 #include "exporter/page_directory.h"
+#include "exporter/routes.h"
 #include "exporter/served_pages.h"
 #include "telemetry/residency.h"
 
@@ -20,7 +21,7 @@ namespace hakmem::exporter {
 namespace {
 
 constexpr const char* kUsage =
-    "usage: hakmem-exporter --listen HOST:PORT [--pages DIR]\n"
+    "usage: hakmem-exporter --listen HOST:PORT [--pages DIR] [--auth FILE]\n"
     "\n"
     "Serves /metrics and /healthz for every process that runs under hakmem's\n"
     "telemetry library: at most 60 series each, with the labels pid and comm;\n"
@@ -28,7 +29,9 @@ constexpr const char* kUsage =
     "ended stay, summed by name, as pid=\"ended\".\n"
     "\n"
     "  --listen HOST:PORT  an IPv4 address, for example 127.0.0.1:19465\n"
-    "  --pages DIR         where the stats pages are (default: HAKMEM_PAGES or /dev/shm)\n";
+    "  --pages DIR         where the stats pages are (default: HAKMEM_PAGES or /dev/shm)\n"
+    "  --auth FILE         answers those alone who send what stands in FILE: a line\n"
+    "                      USER:PASSWORD or a bearer token; /healthz answers anybody\n";
 
 volatile sig_atomic_t asked_to_stop = 0;
 
@@ -36,6 +39,7 @@ struct Options {
   ListenAddress listen{};
   std::string listen_text;
   std::string pages;
+  std::string auth;
 };
 
 [[noreturn]] void fail_usage(const char* message) {
@@ -60,8 +64,10 @@ Options read_options(int count, char** arguments) {
         fail_usage("--listen wants an IPv4 address and a port, such as 127.0.0.1:19465");
     } else if (argument == "--pages") {
       options.pages = arguments[++i];
+    } else if (argument == "--auth") {
+      options.auth = arguments[++i];
     } else {
-      fail_usage("only --listen and --pages are known");
+      fail_usage("only --listen, --pages and --auth are known");
     }
   }
   if (options.listen.port == 0) fail_usage("--listen is missing");
@@ -72,9 +78,7 @@ class MachineEndpoint {
  public:
   explicit MachineEndpoint(const std::string& pages) : directory_(pages) {}
 
-  Response answer(const Request& request) {
-    if (request.path == "/healthz") return {200, "text/plain; charset=utf-8", "ok\n"};
-    if (request.path != "/metrics") return {404, "text/plain; charset=utf-8", "see /metrics and /healthz\n"};
+  Response answer_metrics(const Request& request) {
     auto start = std::chrono::steady_clock::now();
     uint32_t full_pid = 0;
     std::string_view wanted = query_value(request.query, "pid");
@@ -84,7 +88,7 @@ class MachineEndpoint {
     add_pages(directory_, full_pid, &exposition);
     figures_.memory_bytes = static_cast<double>(telemetry::process_resident_bytes());
     add_exporter(figures_, directory_, &exposition);
-    Response response{200, kMetricsContentType, serialise(exposition.take())};
+    Response response{.content_type = kMetricsContentType, .body = serialise(exposition.take())};
     figures_.scrapes += 1;
     figures_.scrape_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return response;
@@ -96,15 +100,25 @@ class MachineEndpoint {
 };
 
 int run(const Options& options) {
+  Access access;
+  if (!options.auth.empty()) {
+    if (std::string wrong = access.read_secret(options.auth.c_str()); !wrong.empty()) {
+      logger().error("--auth {}: {}", options.auth, wrong);
+      return 1;
+    }
+  }
   MachineEndpoint endpoint(options.pages);
+  Routes routes(access, {{"/metrics", [&](const Request& request) { return endpoint.answer_metrics(request); }}});
   HttpServer::Callbacks callbacks;
-  callbacks.answer = [&](const Request& request) { return endpoint.answer(request); };
+  callbacks.answer = [&](const Request& request) { return routes.answer(request); };
+  callbacks.max_connections = 64;
   callbacks.may_run = [] { return asked_to_stop == 0; };
   HttpServer server(std::move(callbacks));
   if (int error = server.listen(options.listen.address, options.listen.port); error != 0) {
     logger().error("cannot listen on {}: {}", options.listen_text, strerror(error));
     return 1;
   }
+  warn_of_open_address(options.listen.address, routes.access(), options.listen_text, "--auth FILE");
   logger().info("the processes of {} are served at http://{}/metrics", options.pages, options.listen_text);
   return server.run() ? 0 : 1;
 }

@@ -11,12 +11,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 namespace hakmem::exporter {
 namespace {
 
-constexpr size_t kMaxConnections = 16;
-constexpr size_t kMaxRequestBytes = 8192;
+// Connections that wait to be accepted; a burst beyond it is tried again by its clients after a second.
+constexpr int kBacklog = 512;
 constexpr auto kRequestTime = std::chrono::seconds(1);
 constexpr auto kAnswerTime = std::chrono::seconds(5);
 constexpr auto kDrainTime = std::chrono::seconds(1);
@@ -26,6 +28,7 @@ const char* reason(int status) {
   switch (status) {
     case 200: return "OK";
     case 400: return "Bad Request";
+    case 401: return "Unauthorized";
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
     case 431: return "Request Header Fields Too Large";
@@ -34,12 +37,23 @@ const char* reason(int status) {
   }
 }
 
-Response plain(int status) { return {status, "text/plain; charset=utf-8", std::string(reason(status)) + "\n"}; }
+Response refusal(int status) { return {.status = status, .body = std::string(reason(status)) + "\n"}; }
+
+// What is served is read by programs and shown as text: a browser may neither
+// guess another type, frame it, run anything of it, nor keep it.
+constexpr const char* kSecurityHeaders =
+    "X-Content-Type-Options: nosniff\r\n"
+    "X-Frame-Options: DENY\r\n"
+    "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+    "Cache-Control: no-store\r\n";
 
 std::string header_of(const Response& response) {
-  return "HTTP/1.1 " + std::to_string(response.status) + " " + reason(response.status) +
-         "\r\nContent-Type: " + response.content_type + "\r\nContent-Length: " + std::to_string(response.body.size()) +
-         "\r\nConnection: close\r\n\r\n";
+  std::string header = "HTTP/1.1 " + std::to_string(response.status) + " " + reason(response.status) +
+                       "\r\nContent-Type: " + response.content_type +
+                       "\r\nContent-Length: " + std::to_string(response.body.size()) + "\r\n" + kSecurityHeaders;
+  if (response.status == 405) header += "Allow: GET, HEAD\r\n";
+  if (response.challenge != nullptr) header.append("WWW-Authenticate: ").append(response.challenge).append("\r\n");
+  return header + "Connection: close\r\n\r\n";
 }
 
 // Above the descriptors that programs count on getting, below the usual limit of 1,024.
@@ -78,7 +92,7 @@ int HttpServer::listen(uint32_t address, uint16_t port) {
   name.sin_family = AF_INET;
   name.sin_addr.s_addr = htonl(address);
   name.sin_port = htons(port);
-  if (bind(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0 || ::listen(fd, 16) != 0) {
+  if (bind(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0 || ::listen(fd, kBacklog) != 0) {
     int error = errno;
     close(fd);
     return error;
@@ -97,48 +111,61 @@ bool HttpServer::run() {
       short events = connection.phase == Phase::Writing ? POLLOUT : POLLIN;
       polled.push_back({connection.socket.fd, events, 0});
     }
-    int ready = poll(polled.data(), polled.size(), static_cast<int>(kTick / std::chrono::milliseconds(1)));
+    int ready = poll(polled.data(), polled.size(), static_cast<int>(time_to_wait(now) / std::chrono::milliseconds(1)));
     if (!callbacks_.may_run()) return true;
     // Before anything is read from a descriptor: is it still our socket?
     if (!listener_.is_ours()) return false;
     if (ready < 0 && errno != EINTR) return false;
-    now = Clock::now();
-    for (size_t i = 0; i < connections_.size(); ++i) {
-      Connection& connection = connections_[i];
-      bool keep = connection.socket.is_ours() && now < connection.deadline;
-      if (keep && ready > 0 && polled[i + 1].revents != 0) keep = serve(connection);
-      if (!keep) drop(connection);
-    }
+    for (size_t i = 0; i < connections_.size(); ++i)
+      if (!advance(connections_[i], ready > 0 && polled[i + 1].revents != 0)) drop(connections_[i]);
     std::erase_if(connections_, [](const Connection& connection) { return connection.socket.fd < 0; });
     if (ready > 0 && polled[0].revents != 0) accept_all();
+    answer_all();
   }
   return true;
 }
 
 void HttpServer::accept_all() {
-  for (;;) {
+  // Half of the places at most, so that those who read their answers get on in between.
+  for (size_t accepted = 0; accepted < std::max<size_t>(callbacks_.max_connections / 2, 1); ++accepted) {
     int fd = accept4(listener_.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
       // Out of descriptors the listener stays ready: do not turn in circles.
       if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) accept_again_ = Clock::now() + kTick;
       return;
     }
-    if (connections_.size() == kMaxConnections) {
-      // Whoever has waited longest gives way, so that idle clients never keep a scrape out.
-      auto oldest = std::min_element(connections_.begin(), connections_.end(),
-                                     [](const Connection& a, const Connection& b) { return a.deadline < b.deadline; });
-      drop(*oldest);
-      connections_.erase(oldest);
+    if (connections_.size() >= callbacks_.max_connections) {
+      auto stillest =
+          std::min_element(connections_.begin(), connections_.end(),
+                           [](const Connection& a, const Connection& b) { return a.progress < b.progress; });
+      drop(*stillest);
+      connections_.erase(stillest);
     }
     Connection& connection = connections_.emplace_back();
     connection.socket = move_up(fd);
-    connection.deadline = Clock::now() + kRequestTime;
+    connection.progress = Clock::now();
+    connection.deadline = connection.progress + kRequestTime;
+    // The request is mostly there already: then it no longer depends on who comes next.
+    if (!read_from(connection)) {
+      drop(connection);
+      connections_.pop_back();
+    }
   }
+}
+
+bool HttpServer::advance(Connection& connection, bool is_ready) {
+  if (!connection.socket.is_ours()) return false;
+  if (Clock::now() < connection.deadline) return !is_ready || serve(connection);
+  if (connection.phase != Phase::Waiting) return false;
+  connection.phase = Phase::Asking;
+  return true;
 }
 
 bool HttpServer::serve(Connection& connection) {
   switch (connection.phase) {
     case Phase::Reading: return read_from(connection);
+    case Phase::Asking: return true;
+    case Phase::Waiting: return drain(connection);
     case Phase::Writing: return write_to(connection);
     case Phase::Draining: return drain(connection);
   }
@@ -151,11 +178,54 @@ bool HttpServer::read_from(Connection& connection) {
   if (length < 0) return errno == EAGAIN || errno == EINTR;
   if (length == 0) return false;
   connection.input.append(buffer, static_cast<size_t>(length));
-  if (!is_complete(connection.input)) return true;
-  connection.output = reply_to(connection.input, callbacks_.answer);
+  if (is_complete(connection.input) || connection.input.size() >= kMaxRequestBytes) connection.phase = Phase::Asking;
+  return true;
+}
+
+void HttpServer::answer_all() {
+  // All of these were there before the first answer is made.
+  std::map<std::string, Response> made;
+  for (Connection& connection : connections_) {
+    if (connection.phase != Phase::Asking) continue;
+    if (connection.then) {
+      begin_answer(connection, std::exchange(connection.then, nullptr)());
+      continue;
+    }
+    ParsedRequest parsed = parse_request(connection.input);
+    connection.is_head = parsed.is_head;
+    if (parsed.status != 200) {
+      begin_answer(connection, refusal(parsed.status));
+      continue;
+    }
+    const Request& request = parsed.request;
+    std::string key =
+        std::string(request.path) + "?" + std::string(request.query) + " " + std::string(request.authorization);
+    auto known = made.find(key);
+    if (known == made.end()) known = made.emplace(key, callbacks_.answer(request)).first;
+    if (known->second.then) {
+      connection.then = std::exchange(known->second.then, nullptr);
+      connection.deadline = Clock::now() + known->second.delay;
+      connection.phase = Phase::Waiting;
+      made.erase(known);
+      continue;
+    }
+    begin_answer(connection, known->second);
+  }
+  std::erase_if(connections_, [](const Connection& connection) { return connection.socket.fd < 0; });
+}
+
+void HttpServer::begin_answer(Connection& connection, const Response& response) {
+  connection.output = header_of(response);
+  if (!connection.is_head) connection.output += response.body;
   connection.phase = Phase::Writing;
   connection.deadline = Clock::now() + kAnswerTime;
-  return write_to(connection);
+  if (!write_to(connection)) drop(connection);
+}
+
+HttpServer::Clock::duration HttpServer::time_to_wait(Clock::time_point now) const {
+  Clock::duration wait = kTick;
+  for (const Connection& connection : connections_) wait = std::min(wait, connection.deadline - now);
+  return std::max(wait + std::chrono::milliseconds(1), Clock::duration::zero());
 }
 
 bool HttpServer::write_to(Connection& connection) {
@@ -164,6 +234,7 @@ bool HttpServer::write_to(Connection& connection) {
                           connection.output.size() - connection.sent, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (length < 0) return errno == EAGAIN || errno == EINTR;
     connection.sent += static_cast<size_t>(length);
+    connection.progress = Clock::now();
   }
   // Closing while bytes of the client are unread would reset the connection.
   shutdown(connection.socket.fd, SHUT_WR);
@@ -183,46 +254,6 @@ void HttpServer::drop(Connection& connection) {
   callbacks_.closed(connection.socket.fd);
   if (connection.socket.is_ours()) close(connection.socket.fd);
   connection.socket.fd = -1;
-}
-
-bool is_complete(std::string_view input) {
-  return input.find("\r\n\r\n") != std::string_view::npos || input.find("\n\n") != std::string_view::npos ||
-         input.size() >= kMaxRequestBytes;
-}
-
-std::string reply_to(std::string_view input, const std::function<Response(const Request&)>& answer) {
-  std::string_view line = input.substr(0, input.find_first_of("\r\n"));
-  size_t method_end = line.find(' ');
-  size_t target_end = line.rfind(' ');
-  Response response = plain(400);
-  bool head = false;
-  if (input.size() >= kMaxRequestBytes) {
-    response = plain(431);
-  } else if (method_end != std::string_view::npos && target_end > method_end &&
-             line.substr(target_end + 1).starts_with("HTTP/1.")) {
-    std::string_view method = line.substr(0, method_end);
-    std::string_view target = line.substr(method_end + 1, target_end - method_end - 1);
-    size_t mark = std::min(target.find('?'), target.size());
-    head = method == "HEAD";
-    if (method != "GET" && !head) {
-      response = plain(405);
-    } else if (target.starts_with("/")) {
-      response = answer({target.substr(0, mark), target.substr(std::min(mark + 1, target.size()))});
-    }
-  }
-  std::string reply = header_of(response);
-  if (!head) reply += response.body;
-  return reply;
-}
-
-std::string_view query_value(std::string_view query, std::string_view name) {
-  while (!query.empty()) {
-    std::string_view pair = query.substr(0, query.find('&'));
-    query.remove_prefix(std::min(pair.size() + 1, query.size()));
-    if (pair.size() > name.size() && pair.starts_with(name) && pair[name.size()] == '=')
-      return pair.substr(name.size() + 1);
-  }
-  return {};
 }
 
 }  // namespace hakmem::exporter

@@ -5,6 +5,11 @@
 // descriptors, and accepts from whatever socket of the host's then gets the
 // same number. Here nothing is process-wide: sends raise no signal, descriptors
 // are high, close on exec, and checked by inode before each use.
+//
+// Clients that idle, drip or do not read must not keep a scrape out: a request has
+// a second, an answer five; with all places taken the client that has stood still
+// for longest gives way; and requests that wait together for the same are given
+// the same answer, which is made once.
 #pragma once
 
 #include <sys/types.h>
@@ -16,17 +21,19 @@
 #include <string_view>
 #include <vector>
 
-namespace hakmem::exporter {
+#include "exporter/http_request.h"
 
-struct Request {
-  std::string_view path;
-  std::string_view query;  // without the question mark
-};
+namespace hakmem::exporter {
 
 struct Response {
   int status = 200;
   const char* content_type = "text/plain; charset=utf-8";
-  std::string body;
+  std::string body{};
+  const char* challenge = nullptr;  // for WWW-Authenticate
+  // An answer that is to be had later: the client waits for `delay`, nobody else
+  // does, then the answer is what `then` returns (which has no `then`).
+  std::chrono::milliseconds delay{0};
+  std::function<Response()> then = nullptr;
 };
 
 // A descriptor that is a socket of ours, as long as its inode says so.
@@ -44,6 +51,7 @@ class HttpServer {
     std::function<void(int fd)> opened = [](int) {};  // descriptors a forked child must close
     std::function<void(int fd)> closed = [](int) {};
     std::function<bool()> may_run = [] { return true; };  // asked twice a second
+    size_t max_connections = 16;
   };
 
   explicit HttpServer(Callbacks callbacks) : callbacks_(std::move(callbacks)) {}
@@ -61,24 +69,33 @@ class HttpServer {
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class Phase : uint8_t { Reading, Writing, Draining };
+  // Asking: the request is there, and is answered together with those that came with it.
+  enum class Phase : uint8_t { Reading, Asking, Waiting, Writing, Draining };
 
   struct Connection {
     OwnSocket socket;
     Phase phase = Phase::Reading;
     std::string input;
+    bool is_head = false;
+    std::function<Response()> then;  // while Waiting
     std::string output;
     size_t sent = 0;
     Clock::time_point deadline;
+    Clock::time_point progress;  // when it was accepted, or last took bytes of its answer
   };
 
   OwnSocket move_up(int fd);
+  Clock::duration time_to_wait(Clock::time_point now) const;
   void accept_all();
+  // What is to be done for a connection now; false when it is to be closed.
+  bool advance(Connection& connection, bool is_ready);
   // Each returns false when the connection is to be closed.
   bool read_from(Connection& connection);
   bool write_to(Connection& connection);
   bool drain(Connection& connection);
   bool serve(Connection& connection);
+  void answer_all();
+  void begin_answer(Connection& connection, const Response& response);
   void drop(Connection& connection);
 
   Callbacks callbacks_;
@@ -86,14 +103,5 @@ class HttpServer {
   Clock::time_point accept_again_{};  // after descriptors ran out
   std::vector<Connection> connections_;
 };
-
-// Whether all of a request's head has come, or more than will be read.
-bool is_complete(std::string_view input);
-
-// What to send for a request whose head is complete: of good ones `answer`'s, headers included.
-std::string reply_to(std::string_view input, const std::function<Response(const Request&)>& answer);
-
-// The value of `name` in a query such as "pid=12&x=y"; empty when it is not there.
-std::string_view query_value(std::string_view query, std::string_view name);
 
 }  // namespace hakmem::exporter

@@ -10,6 +10,7 @@
 #include "exporter/embedded_collectable.h"
 #include "exporter/http_server.h"
 #include "exporter/log.h"
+#include "exporter/routes.h"
 #include "exporter/served_pages.h"
 #include "telemetry/module_interface.h"
 
@@ -31,20 +32,13 @@ Response answer_metrics(const EmbeddedCollectable& collectable, std::string_view
   Response response;
   response.content_type = kMetricsContentType;
   response.body = serialise(collectable.collect(full_pid));
-  if (response.body.empty()) response = {503, "text/plain; charset=utf-8", "no figures can be had\n"};
+  if (response.body.empty()) response = {.status = 503, .body = "no figures can be had\n"};
   collectable.scrape_took(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   return response;
 }
 
-Response answer(const EmbeddedCollectable& collectable, const Request& request) {
-  if (request.path == "/healthz") return {200, "text/plain; charset=utf-8", "ok\n"};
-  if (request.path != "/metrics") return {404, "text/plain; charset=utf-8", "see /metrics and /healthz\n"};
-  try {
-    return answer_metrics(collectable, request.query);
-  } catch (const std::exception& error) {
-    logger().error("a scrape failed: {}", error.what());
-    return {500, "text/plain; charset=utf-8", "the scrape failed\n"};
-  }
+std::vector<Route> routes_of(const EmbeddedCollectable& collectable) {
+  return {{"/metrics", [&](const Request& request) { return answer_metrics(collectable, request.query); }}};
 }
 
 // Whether the port is in use by an ancestor, which may be a moment ahead of us.
@@ -57,10 +51,18 @@ bool is_an_ancestors(const ModuleHost& host) {
 }
 
 void serve(const ModuleHost& host) {
+  Access access;
+  if (*host.auth_file != '\0') {
+    if (std::string wrong = access.read_secret(host.auth_file); !wrong.empty()) {
+      logger().error("no endpoint: HAKMEM_AUTH={}: {}", host.auth_file, wrong);
+      return;
+    }
+  }
   // Never destroyed: the process may end while this thread is at work.
   auto* collectable = new EmbeddedCollectable(host);
+  auto* routes = new Routes(std::move(access), routes_of(*collectable));
   HttpServer::Callbacks callbacks;
-  callbacks.answer = [collectable](const Request& request) { return answer(*collectable, request); };
+  callbacks.answer = [routes](const Request& request) { return routes->answer(request); };
   callbacks.opened = host.socket_opened;
   callbacks.closed = host.socket_closed;
   callbacks.may_run = host.may_serve;
@@ -70,6 +72,7 @@ void serve(const ModuleHost& host) {
     logger().error("no endpoint: cannot listen on {}: {}", address_text(host), strerror(error));
     return;
   }
+  warn_of_open_address(host.address, routes->access(), address_text(host), "HAKMEM_AUTH=FILE");
   host.set_serving(true);
   bool orderly = server->run();
   if (!orderly) {

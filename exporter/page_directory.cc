@@ -40,6 +40,25 @@ bool parse_name(const std::string& name, Identity* identity) {
   return *text == '\0' && file_name(*identity) == name;
 }
 
+// Whether a page may speak for a process: in a folder that all may write to,
+// another user could have made it. The process may have been root when it made
+// its own. One that is gone, or of another namespace, cannot be asked.
+bool is_its_own(const struct stat& page, const Identity& identity) {
+  if ((page.st_mode & (S_IWGRP | S_IWOTH)) != 0) return false;
+  if (page.st_uid == 0 || identity.pid_namespace != telemetry::own_pid_namespace()) return true;
+  char status[1024];
+  std::string path = "/proc/" + std::to_string(identity.pid) + "/status";
+  if (telemetry::read_small_file(path.c_str(), status, sizeof status) <= 0) return true;
+  const char* field = strstr(status, "\nUid:");
+  if (field == nullptr) return true;
+  field += strlen("\nUid:");
+  for (int kind = 0; kind < 4 && *field == '\t'; ++kind) {  // real, effective, saved, of files
+    ++field;
+    if (telemetry::parse_decimal(&field) == page.st_uid) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Page::~Page() {
@@ -100,6 +119,11 @@ void PageDirectory::visit_file(int directory, const std::string& name,
     ++skipped_[static_cast<size_t>(PageProblem::Unreadable)];
     return;
   }
+  if (fstat(fd, &status) != 0 || !is_its_own(status, identity)) {
+    ++skipped_[static_cast<size_t>(PageProblem::ForeignOwner)];
+    close(fd);
+    return;
+  }
   Page& page = pages_[name];
   page.fd = fd;
   page.inode = status.st_ino;
@@ -144,7 +168,8 @@ std::string find_page(const std::string& path, uint32_t pid) {
   identity.start_time = stat.start_time;
   identity.pid_namespace = telemetry::own_pid_namespace();
   std::string file = path + "/" + file_name(identity);
-  return access(file.c_str(), F_OK) == 0 ? file : "";
+  struct stat status {};
+  return lstat(file.c_str(), &status) == 0 && is_its_own(status, identity) ? file : "";
 }
 
 }  // namespace hakmem::exporter

@@ -70,7 +70,8 @@ class PageDirectory {
   std::array<uint64_t, metrics::kCountOf<metrics::PageProblem>> skipped_{};
 };
 
-// Path of the page of a process in a directory; "" when there is none.
+// Path of the page of a process in a directory; "" when there is none, or when
+// another user made it.
 std::string find_page(const std::string& directory, uint32_t pid);
 
 }  // namespace hakmem::exporter

@@ -7,14 +7,15 @@
 
 namespace hakmem::telemetry {
 
-inline constexpr uint32_t kModuleInterface = 1;
+inline constexpr uint32_t kModuleInterface = 2;
 
 // Handed to the module; lives as long as the process.
 struct ModuleHost {
   uint32_t interface;
   uint32_t address;  // host byte order
   uint16_t port;
-  const char* pages;  // directory of the stats pages
+  const char* pages;      // directory of the stats pages
+  const char* auth_file;  // holds what clients have to send; "" when anybody may ask
 
   // Measures everything now and returns the page; null when there is none. The
   // mapping stays readable for the life of the process.

@@ -1,6 +1,7 @@
 #include "telemetry/page_writer.h"
 
 #include <errno.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/statfs.h>
@@ -54,6 +55,7 @@ const char* reason(int error) {
     case EDQUOT: return "the quota is used up";
     case EACCES:
     case EPERM: return "permission denied";
+    case EEXIST: return "a file of another user has the name of its page";
     case EROFS: return "it is read-only";
     case EMFILE:
     case ENFILE: return "no file descriptor is free";
@@ -188,6 +190,11 @@ bool counters_look_busy() {
 }
 
 void create_page(bool report, bool private_instead) {
+  // A program with more rights than who started it publishes nothing.
+  if (getauxval(AT_SECURE) != 0) {
+    writer.home.store(PageHome::Refused, std::memory_order_release);
+    return;
+  }
   Identity identity{};
   read_identity(&identity);
   void* address = make_file(identity);

@@ -17,7 +17,7 @@ extern "C" void* __libc_stack_end __attribute__((weak));
 namespace hakmem {
 namespace {
 
-enum class Form : uint8_t { Address, Text, Directory, Bytes, OnError };
+enum class Form : uint8_t { Address, Text, Directory, File, Bytes, OnError };
 enum class Needs : uint8_t { Nothing, Telemetry, Sampling };
 
 struct Row {
@@ -43,6 +43,7 @@ constexpr size_t kProgramNameBytes = 15;
 struct Values {
   char text[kRowCount][kTextBytes];
   bool set[kRowCount];
+  bool refused[kRowCount];
 };
 constinit Values values{};
 
@@ -98,6 +99,8 @@ const char* complaint(Form form, const char* value) {
       return strlen(value) <= kProgramNameBytes ? nullptr : "a program's name of at most 15 characters; any program";
     case Form::Directory:
       return value[0] == '/' && strlen(value) < kTextBytes ? nullptr : "an absolute path; the default is used";
+    case Form::File:
+      return value[0] == '/' && strlen(value) < kTextBytes ? nullptr : "an absolute path; nothing is served";
     case Form::OnError:
       return strcmp(value, "abort") == 0 || strcmp(value, "report") == 0 ? nullptr
                                                                          : "abort or report; a misuse ends the process";
@@ -118,6 +121,7 @@ void read_variable(size_t row, const char* value) {
   if (const char* wanted = complaint(kRows[row].form, value)) {
     line.text("hakmem: ").text(kRows[row].name).text("=").text(Printable(value).text);
     line.text(" is not ").text(wanted).text("\n").print();
+    values.refused[row] = true;
     return;
   }
   strcpy(values.text[row], value);
@@ -169,6 +173,10 @@ uint64_t environment_number(Variable variable) {
 
 bool is_set(Variable variable) {
   return state.load(std::memory_order_acquire) == kRead && values.set[static_cast<size_t>(variable)];
+}
+
+bool was_refused(Variable variable) {
+  return state.load(std::memory_order_acquire) == kRead && values.refused[static_cast<size_t>(variable)];
 }
 
 bool parse_listen_address(const char* text, ListenAddress* result) {

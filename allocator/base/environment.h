@@ -40,6 +40,9 @@ uint64_t environment_number(Variable variable);
 // Whether the environment sets the variable to something that was accepted.
 bool is_set(Variable variable);
 
+// Whether the environment sets it to something that was not accepted.
+bool was_refused(Variable variable);
+
 // Reads "HOST:PORT"; false when it is not an IPv4 address or "localhost" and a
 // port of 1 to 65535.
 bool parse_listen_address(const char* text, ListenAddress* result);

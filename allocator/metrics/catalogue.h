@@ -45,6 +45,7 @@ enum class PageProblem : uint8_t {
   ForeignVersion,    // another layout
   ForeignCatalogue,  // another set of metrics
   Damaged,           // sizes that cannot be
+  ForeignOwner,      // not its process's: of another user, or others may write to it
   kCount
 };
 
@@ -171,8 +172,8 @@ inline constexpr std::array kFragmentationNames{"internal", "external"};
 inline constexpr std::array kPartNames{
     "live",   "internal_fragmentation", "thread_cache", "slab_free", "empty_slab", "retained", "metadata", "telemetry",
     "outside"};
-inline constexpr std::array kPageProblemNames{"unreadable", "not_a_page", "foreign_version", "foreign_catalogue",
-                                              "damaged"};
+inline constexpr std::array kPageProblemNames{"unreadable",        "not_a_page", "foreign_version",
+                                              "foreign_catalogue", "damaged",    "foreign_owner"};
 
 static_assert(kRefillSourceNames.size() == kCountOf<RefillSource>);
 static_assert(kRefillStepNames.size() == kCountOf<RefillStep>);
