@@ -40,7 +40,7 @@ INTRODUCTION = """\
 <!-- Written by docs/metrics_reference.py from allocator/metrics/catalogue.def: edit that, not this. -->
 
 Every family below is exported under exactly this name by the embedded endpoint (`HAKMEM_LISTEN`) and, with the
-further labels `pid` and `comm`, by `hakmem-exporter`. The telemetry library counts on cold paths only: at refills
+further labels `pid`, `comm`, and `container` or `unit`, by `hakmem-exporter`. The telemetry library counts on cold paths only: at refills
 of thread caches, when their bins are full, and at state changes of slabs. Gauges are measured when the endpoint is
 scraped, and by processes without one at most once a second and for at most 1 % of the time.
 
@@ -50,9 +50,13 @@ scraped, and by processes without one at most once a second and for at most 1 % 
 mapping of its own). Only classes in use have rows, at most 24 by weight; the rest is summed as `other`. Twelve rows
 go to the heaviest classes of the first scrape, the others to classes that come to hold a MiB and 1 % of the heap. A
 class that was shown stays shown, and what it counted before stays in `other`, so neither ever falls. `hakmem-exporter` shows at
-most 60 series a process, with classes summed as `all`; `/metrics?pid=N` shows process N in full. Counters of
-processes that ended stay, summed by program, under `pid="ended"`. An embedded endpoint shows its own process without
-those labels, and processes that descend from it with them.
+most 60 series a process, with classes summed as `all`; `/metrics?pid=N` shows process N in full. `container` is the
+start of a container's id and `unit` the systemd unit, where the cgroup of a process names one. A process gets series
+of its own when it is a minute old (`--young SECONDS`): until then it is part of `pid="other"`, the sum over all
+processes of one `comm` and `container` or `unit` that are younger or have ended. There what a process had counted
+before stays when it gets its own series, which then start from zero, and there its counters go when it ends: so each
+event stands in one series, and no counter ever falls. Ended processes have no gauges, sums no ratios. An embedded
+endpoint shows its own process without those labels, and processes that descend from it with them, each by pid at once.
 
 **The account of resident memory.** `hakmem_resident_bytes` has a closed list of parts, and they add up to
 `hakmem_process_resident_bytes` but for `hakmem_resident_unexplained_bytes`:

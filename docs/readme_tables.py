@@ -19,7 +19,8 @@ VARIABLE_ROW = re.compile(
 METRIC_ROW = re.compile(rf"HAKMEM_METRIC\(\s*\w+\s*,\s*(\w+)\s*,\s*\w+\s*,\s*\w+\s*,\s*{STRING}\s*,\s*{STRING}\s*\)")
 
 FORMS = {"Address": "`HOST:PORT`", "Text": "a name of at most 15 characters", "Directory": "an absolute path",
-         "File": "an absolute path", "Bytes": "a number of bytes", "OnError": "`abort` or `report`"}
+         "File": "an absolute path", "Bytes": "a number of bytes", "OnError": "`abort` or `report`",
+         "Switch": "0 or 1"}
 READERS = {"Nothing": "all", "Telemetry": "telemetry", "Sampling": "telemetry, debug"}
 
 

@@ -1,5 +1,6 @@
 // hakmem-exporter: serves the stats pages of all processes of the machine.
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -21,15 +22,17 @@ namespace hakmem::exporter {
 namespace {
 
 constexpr const char* kUsage =
-    "usage: hakmem-exporter --listen HOST:PORT [--pages DIR] [--auth FILE]\n"
+    "usage: hakmem-exporter --listen HOST:PORT [--pages DIR] [--young SECONDS] [--auth FILE]\n"
     "\n"
     "Serves /metrics and /healthz for every process that runs under hakmem's\n"
-    "telemetry library: at most 60 series each, with the labels pid and comm;\n"
-    "/metrics?pid=N shows that process in full. Counters of processes that have\n"
-    "ended stay, summed by name, as pid=\"ended\".\n"
+    "telemetry library: at most 60 series each, with the labels pid, comm, and\n"
+    "container or unit where that is known; /metrics?pid=N shows that process in\n"
+    "full. Young processes, and the counters of ended ones, are summed by name as\n"
+    "pid=\"other\".\n"
     "\n"
     "  --listen HOST:PORT  an IPv4 address, for example 127.0.0.1:19465\n"
     "  --pages DIR         where the stats pages are (default: HAKMEM_PAGES or /dev/shm)\n"
+    "  --young SECONDS     a process is shown by pid from this age on (default: 60)\n"
     "  --auth FILE         answers those alone who send what stands in FILE: a line\n"
     "                      USER:PASSWORD or a bearer token; /healthz answers anybody\n";
 
@@ -40,11 +43,20 @@ struct Options {
   std::string listen_text;
   std::string pages;
   std::string auth;
+  double young_seconds = 60;
 };
 
 [[noreturn]] void fail_usage(const char* message) {
   fprintf(stderr, "hakmem-exporter: %s\n\n%s", message, kUsage);
   exit(2);
+}
+
+double read_seconds(const char* text) {
+  double seconds = 0;
+  const char* end = text + strlen(text);
+  auto [rest, error] = std::from_chars(text, end, seconds);
+  if (error != std::errc{} || rest != end || !(seconds >= 0)) fail_usage("--young wants a number of seconds");
+  return seconds;
 }
 
 Options read_options(int count, char** arguments) {
@@ -64,10 +76,12 @@ Options read_options(int count, char** arguments) {
         fail_usage("--listen wants an IPv4 address and a port, such as 127.0.0.1:19465");
     } else if (argument == "--pages") {
       options.pages = arguments[++i];
+    } else if (argument == "--young") {
+      options.young_seconds = read_seconds(arguments[++i]);
     } else if (argument == "--auth") {
       options.auth = arguments[++i];
     } else {
-      fail_usage("only --listen, --pages and --auth are known");
+      fail_usage("only --listen, --pages, --young and --auth are known");
     }
   }
   if (options.listen.port == 0) fail_usage("--listen is missing");
@@ -76,7 +90,10 @@ Options read_options(int count, char** arguments) {
 
 class MachineEndpoint {
  public:
-  explicit MachineEndpoint(const std::string& pages) : directory_(pages) {}
+  explicit MachineEndpoint(const Options& options) : directory_(options.pages) {
+    directory_.group_younger_than(options.young_seconds);
+    directory_.complain_to([](const std::string& line) { logger().warn("{}", line); });
+  }
 
   Response answer_metrics(const Request& request) {
     auto start = std::chrono::steady_clock::now();
@@ -99,7 +116,16 @@ class MachineEndpoint {
   ExporterFigures figures_;
 };
 
+// Each page is held open.
+void allow_many_files() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int run(const Options& options) {
+  allow_many_files();
   Access access;
   if (!options.auth.empty()) {
     if (std::string wrong = access.read_secret(options.auth.c_str()); !wrong.empty()) {
@@ -107,7 +133,7 @@ int run(const Options& options) {
       return 1;
     }
   }
-  MachineEndpoint endpoint(options.pages);
+  MachineEndpoint endpoint(options);
   Routes routes(access, {{"/metrics", [&](const Request& request) { return endpoint.answer_metrics(request); }}});
   HttpServer::Callbacks callbacks;
   callbacks.answer = [&](const Request& request) { return routes.answer(request); };

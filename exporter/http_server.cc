@@ -256,4 +256,12 @@ void HttpServer::drop(Connection& connection) {
   connection.socket.fd = -1;
 }
 
+void HttpServer::close_all() {
+  for (Connection& connection : connections_) drop(connection);
+  connections_.clear();
+  callbacks_.closed(listener_.fd);
+  if (listener_.is_ours()) close(listener_.fd);
+  listener_ = {};
+}
+
 }  // namespace hakmem::exporter

@@ -63,6 +63,9 @@ class HttpServer {
   // Binds and listens; 0 or an error number. `address` in host byte order.
   int listen(uint32_t address, uint16_t port);
 
+  // Closes the listening socket and every connection, as far as they are ours.
+  void close_all();
+
   // Answers until may_run() says no (true), or until the host has closed the
   // listening socket (false).
   bool run();

@@ -59,7 +59,7 @@ void serve(const ModuleHost& host) {
     }
   }
   // Never destroyed: the process may end while this thread is at work.
-  auto* collectable = new EmbeddedCollectable(host);
+  static auto* collectable = new EmbeddedCollectable(host);
   auto* routes = new Routes(std::move(access), routes_of(*collectable));
   HttpServer::Callbacks callbacks;
   callbacks.answer = [routes](const Request& request) { return routes->answer(request); };
@@ -78,6 +78,8 @@ void serve(const ModuleHost& host) {
   if (!orderly) {
     logger().warn("the endpoint on {} ended: the program closed its socket", address_text(host));
     host.set_serving(false);
+  } else if (host.is_alive()) {
+    server->close_all();
   }
 }
 

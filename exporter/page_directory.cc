@@ -17,7 +17,7 @@ using metrics::PageProblem;
 using telemetry::Identity;
 
 constexpr size_t kMaxPages = 4096;
-constexpr size_t kMaxEndedNames = 256;
+constexpr size_t kMaxGroups = 256;
 
 struct DirectoryCloser {
   void operator()(DIR* directory) const { closedir(directory); }
@@ -65,8 +65,7 @@ Page::~Page() {
   if (fd >= 0) close(fd);
 }
 
-PageDirectory::PageDirectory(std::string path, Filter filter)
-    : path_(std::move(path)), filter_(std::move(filter)), own_namespace_(telemetry::own_pid_namespace()) {}
+PageDirectory::PageDirectory(std::string path, Filter filter) : path_(std::move(path)), filter_(std::move(filter)) {}
 
 void PageDirectory::refresh() {
   for (auto& [name, page] : pages_) page.seen = false;
@@ -83,12 +82,16 @@ void PageDirectory::refresh() {
     Identity identity{};
     bool gone = parse_name(name, &identity) && is_gone(identity);
     bool keep = read(page, name) && page.seen && !gone;
-    if (!keep) {
-      if (page.good) fold(page);
-      if (page.seen && gone && (!removes_ || unlink((path_ + "/" + name).c_str()) != 0)) left_out_[name] = page.inode;
-    }
+    if (!keep) leave(page, name, gone);
     entry = keep ? std::next(entry) : pages_.erase(entry);
   }
+}
+
+void PageDirectory::leave(Page& page, const std::string& name, bool gone) {
+  if (page.good) fold(page);
+  if (!page.seen || !gone) return;
+  left_out_[name] = page.inode;
+  if (removes_) remove_later(name, page.good);
 }
 
 void PageDirectory::visit_file(int directory, const std::string& name,
@@ -116,12 +119,12 @@ void PageDirectory::visit_file(int directory, const std::string& name,
   if (pages_.size() >= kMaxPages) return;
   int fd = telemetry::open_page(path_ + "/" + name);
   if (fd < 0) {
-    ++skipped_[static_cast<size_t>(PageProblem::Unreadable)];
+    skip(PageProblem::Unreadable, name, status.st_ino);
     return;
   }
   if (fstat(fd, &status) != 0 || !is_its_own(status, identity)) {
-    ++skipped_[static_cast<size_t>(PageProblem::ForeignOwner)];
     close(fd);
+    skip(PageProblem::ForeignOwner, name, status.st_ino);
     return;
   }
   Page& page = pages_[name];
@@ -131,33 +134,73 @@ void PageDirectory::visit_file(int directory, const std::string& name,
 }
 
 bool PageDirectory::read(Page& page, const std::string& name) {
-  telemetry::PageVerdict verdict = telemetry::read_snapshot(page.fd, &page.snapshot);
+  telemetry::PageVerdict verdict = telemetry::read_snapshot(page.fd, &scratch_);
   if (verdict.state == telemetry::PageState::Unfinished) return true;
-  if (verdict.good() && file_name(page.snapshot.identity) != name)
+  if (verdict.good() && file_name(scratch_.identity) != name)
     verdict = {telemetry::PageState::Bad, PageProblem::Damaged};
   if (!verdict.good()) {
-    // Once a scrape, for as long as the file is there.
-    ++skipped_[static_cast<size_t>(verdict.problem)];
-    page.good = false;
+    skip(verdict.problem, name, page.inode);
     return false;
   }
-  page.good = true;
+  std::swap(page.snapshot, scratch_);
+  if (!page.good) first_read(page);
+  if (!page.by_pid && age_seconds(page.snapshot.identity) >= min_age_) show_by_pid(page);
   page.rows.update(page.snapshot);
   return true;
 }
 
-void PageDirectory::fold(const Page& page) {
+void PageDirectory::first_read(Page& page) {
+  page.good = true;
+  page.group = {page.snapshot.comm, home_of(page.snapshot.identity)};
   // Whoever may write to the folder chooses the names.
-  bool has_room = ended_.size() < kMaxEndedNames || ended_.contains(page.snapshot.comm);
-  auto [entry, is_new] = ended_.try_emplace(has_room ? page.snapshot.comm : "other", telemetry::Snapshot::empty());
-  entry->second.add_counters_of(page.snapshot);
+  if (!ended_.contains(page.group) && ended_.size() >= kMaxGroups) page.group = {"other", {}};
+  ended_.try_emplace(page.group, telemetry::Snapshot::empty());
+  page.by_pid = age_seconds(page.snapshot.identity) >= min_age_;
 }
 
-bool PageDirectory::is_gone(const Identity& identity) const {
-  // The pids of another namespace mean nothing here; its pages go with their container.
-  if (identity.pid_namespace != own_namespace_) return false;
-  telemetry::ProcessStat stat{};
-  return !telemetry::read_process_stat(identity.pid, &stat) || stat.start_time != identity.start_time || stat.is_zombie;
+void PageDirectory::show_by_pid(Page& page) {
+  page.by_pid = true;
+  page.counted_in_group = std::make_unique<telemetry::Snapshot>(telemetry::Snapshot::empty());
+  page.counted_in_group->add_counters_of(page.snapshot);
+  ended_.at(page.group).add_counters_of(page.snapshot);
+}
+
+void PageDirectory::fold(const Page& page) {
+  telemetry::Snapshot& totals = ended_.at(page.group);
+  totals.add_counters_of(page.snapshot);
+  if (page.counted_in_group) totals.subtract_counters_of(*page.counted_in_group);
+}
+
+std::map<Group, telemetry::Snapshot> PageDirectory::groups(uint32_t shown_pid) const {
+  std::map<Group, telemetry::Snapshot> sums = ended_;
+  for (const auto& [name, page] : pages_) {
+    if (!page.good || page.by_pid || page.snapshot.identity.pid == shown_pid) continue;
+    telemetry::Snapshot& sum = sums.at(page.group);
+    sum.add_counters_of(page.snapshot);
+    sum.add_gauges_of(page.snapshot);
+  }
+  return sums;
+}
+
+void PageDirectory::skip(PageProblem problem, const std::string& name, ino_t inode) {
+  // Counted once a scrape, for as long as the file is there; told once.
+  ++skipped_[static_cast<size_t>(problem)];
+  auto told = complained_.find(name);
+  if (!complain_ || (told != complained_.end() && told->second == inode)) return;
+  if (complained_.size() >= kMaxPages) complained_.clear();
+  complained_[name] = inode;
+  complain_(path_ + "/" + name + " is left out: " + metrics::kPageProblemNames[static_cast<size_t>(problem)]);
+}
+
+void PageDirectory::remove_later(const std::string& name, bool is_of_use) {
+  if (is_of_use) kept_.push_back(name);
+  if (is_of_use && kept_.size() <= kKeptPages) return;
+  std::string oldest = name;
+  if (is_of_use) {
+    oldest = kept_.front();
+    kept_.pop_front();
+  }
+  if (unlink((path_ + "/" + oldest).c_str()) == 0) left_out_.erase(oldest);
 }
 
 std::string find_page(const std::string& path, uint32_t pid) {
@@ -170,6 +213,21 @@ std::string find_page(const std::string& path, uint32_t pid) {
   std::string file = path + "/" + file_name(identity);
   struct stat status {};
   return lstat(file.c_str(), &status) == 0 && is_its_own(status, identity) ? file : "";
+}
+
+std::string find_page_of_ended(const std::string& path, uint32_t pid) {
+  std::string newest;
+  uint64_t start_time = 0;
+  Directory directory{opendir(path.c_str())};
+  while (const dirent* entry = directory ? readdir(directory.get()) : nullptr) {
+    Identity identity{};
+    bool is_page =
+        std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix) && parse_name(entry->d_name, &identity);
+    if (!is_page || identity.pid != pid || !is_gone(identity) || identity.start_time < start_time) continue;
+    start_time = identity.start_time;
+    newest = path + "/" + entry->d_name;
+  }
+  return newest;
 }
 
 }  // namespace hakmem::exporter

@@ -1,18 +1,32 @@
-// The stats pages of a directory: which processes live, and what the ended ones
-// counted.
+// The stats pages of a directory: which processes live, which of them are shown
+// one by one, and what the others and the ended ones counted.
 #pragma once
 
 #include <sys/types.h>
 
 #include <array>
+#include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <tuple>
 
+#include "exporter/process_facts.h"
 #include "exporter/size_class_rows.h"
 #include "telemetry/snapshot.h"
 
 namespace hakmem::exporter {
+
+// Processes that are shown together: those of one program in one place.
+struct Group {
+  std::string comm;
+  Home home;
+
+  bool operator<(const Group& other) const {
+    return std::tie(comm, home.container, home.unit) < std::tie(other.comm, other.home.container, other.home.unit);
+  }
+};
 
 // A page that is held open, so that its last figures can be read after its
 // process removed it.
@@ -25,53 +39,83 @@ struct Page {
   int fd = -1;
   ino_t inode = 0;
   bool seen = false;  // in the current walk of the directory
-  bool good = false;  // was ever read; `snapshot` is its newest state
+  bool good = false;  // was ever read; `snapshot` is its newest good state
   telemetry::Snapshot snapshot;
   SizeClassRows rows;
+  Group group;
+  // Whether its process is shown by pid. What it counted before that stays with
+  // its group, so that neither's counters fall.
+  bool by_pid = false;
+  std::unique_ptr<telemetry::Snapshot> counted_in_group;
 };
+
+// Of the pages whose process was killed the newest so many are kept.
+inline constexpr size_t kKeptPages = 16;
 
 class PageDirectory {
  public:
   // Which pages to show; asked once for each page, with what its name says:
   // pid, start time and namespace.
   using Filter = std::function<bool(const telemetry::Identity&)>;
+  // Takes one line about a page that is left out.
+  using Complain = std::function<void(const std::string& line)>;
 
   explicit PageDirectory(
       std::string path, Filter filter = [](const telemetry::Identity&) { return true; });
 
   // For a reader that only looks: stale files are left where they are.
   void keep_stale_files() { removes_ = false; }
+  // Processes younger than so many seconds are not shown by pid but with their
+  // group, so that those that come and go do not leave series behind.
+  void group_younger_than(double seconds) { min_age_ = seconds; }
+  // A line for each file that is left out, when it is first.
+  void complain_to(Complain complain) { complain_ = std::move(complain); }
 
   // Walks the directory and reads every page anew. Pages whose process is gone
-  // are added to the totals by the program's name, and removed.
+  // are added to the totals of their group, and removed, but for the newest
+  // kKeptPages, which `hakmem report` can still read.
   void refresh();
 
-  // By file name; only pages of living processes that were read without a problem.
+  // By file name; living processes.
   const std::map<std::string, Page>& pages() const { return pages_; }
-  // Counters of ended processes, by the program's name.
-  const std::map<std::string, telemetry::Snapshot>& ended() const { return ended_; }
+  // The sums of each group over what is not shown by pid: counters of ended
+  // processes, counters and gauges of the young ones without `shown_pid`.
+  std::map<Group, telemetry::Snapshot> groups(uint32_t shown_pid) const;
   uint64_t skipped(metrics::PageProblem problem) const { return skipped_[static_cast<size_t>(problem)]; }
 
  private:
   void visit_file(int directory, const std::string& name, const std::map<std::string, ino_t>& left_out_before);
   // False when the page is to be forgotten.
   bool read(Page& page, const std::string& name);
+  void first_read(Page& page);
+  void show_by_pid(Page& page);
+  void leave(Page& page, const std::string& name, bool gone);
   void fold(const Page& page);
-  bool is_gone(const telemetry::Identity& identity) const;
+  void skip(metrics::PageProblem problem, const std::string& name, ino_t inode);
+  // Now, or where it is of use to a report, when others have come after it.
+  void remove_later(const std::string& name, bool is_of_use);
 
   std::string path_;
   Filter filter_;
-  uint64_t own_namespace_;
+  Complain complain_;
+  double min_age_ = 0;
   bool removes_ = true;
   std::map<std::string, Page> pages_;
-  // Files that are not shown, by inode: of no interest, or counted but not ours to remove.
+  // Files that are not shown, by inode: of no interest, or counted but not removed.
   std::map<std::string, ino_t> left_out_;
-  std::map<std::string, telemetry::Snapshot> ended_;
+  std::map<std::string, ino_t> complained_;  // files that a line was written about
+  std::deque<std::string> kept_;             // pages of ended processes, oldest first
+  std::map<Group, telemetry::Snapshot> ended_;
+  telemetry::Snapshot scratch_;
   std::array<uint64_t, metrics::kCountOf<metrics::PageProblem>> skipped_{};
 };
 
 // Path of the page of a process in a directory; "" when there is none, or when
 // another user made it.
 std::string find_page(const std::string& directory, uint32_t pid);
+
+// The same for a process that has ended without removing its page; the newest
+// one, where the pid was used again.
+std::string find_page_of_ended(const std::string& directory, uint32_t pid);
 
 }  // namespace hakmem::exporter

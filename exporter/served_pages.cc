@@ -11,23 +11,40 @@ namespace hakmem::exporter {
 
 using metrics::Metric;
 
+namespace {
+
+Labels labels_of(std::string pid, const Group& group) {
+  Labels labels{{"pid", std::move(pid)}, {"comm", group.comm}};
+  if (!group.home.container.empty()) labels.push_back({"container", group.home.container});
+  if (!group.home.unit.empty()) labels.push_back({"unit", group.home.unit});
+  return labels;
+}
+
+}  // namespace
+
 void add_pages(const PageDirectory& directory, uint32_t full_pid, Exposition* exposition) {
-  std::map<std::pair<uint32_t, std::string>, uint32_t> same;
+  // Containers may share a folder: the name of a page is nobody else's.
+  std::map<std::pair<uint32_t, Group>, uint32_t> same;
   for (const auto& [name, page] : directory.pages())
-    if (page.good) ++same[{page.snapshot.identity.pid, page.snapshot.comm}];
-  for (const auto& [name, page] : directory.pages()) {
-    if (!page.good) continue;
-    const telemetry::Snapshot& snapshot = page.snapshot;
-    std::string pid = std::to_string(snapshot.identity.pid);
-    // Containers that share a folder: the name of a page is nobody else's.
-    if (same[{snapshot.identity.pid, snapshot.comm}] > 1) pid = name.substr(strlen(telemetry::kPagePrefix));
-    Labels labels{{"pid", pid}, {"comm", snapshot.comm}};
-    bool full = full_pid != 0 && snapshot.identity.pid == full_pid;
-    exposition->add(snapshot, page.rows, labels, full ? Detail::Full : Detail::Summary);
-  }
+    if (page.good) ++same[{page.snapshot.identity.pid, page.group}];
   const SizeClassRows no_rows;
-  for (const auto& [comm, totals] : directory.ended())
-    exposition->add(totals, no_rows, {{"pid", "ended"}, {"comm", comm}}, Detail::Summary);
+  for (const auto& [name, page] : directory.pages()) {
+    const telemetry::Snapshot& snapshot = page.snapshot;
+    bool full = full_pid != 0 && snapshot.identity.pid == full_pid;
+    if (!page.good || (!full && !page.by_pid)) continue;
+    std::string pid = std::to_string(snapshot.identity.pid);
+    if (same[{snapshot.identity.pid, page.group}] > 1) pid = name.substr(strlen(telemetry::kPagePrefix));
+    Labels labels = labels_of(std::move(pid), page.group);
+    if (full || !page.counted_in_group) {
+      exposition->add(snapshot, page.rows, labels, full ? Detail::Full : Detail::Summary);
+    } else {
+      telemetry::Snapshot since = snapshot;
+      since.subtract_counters_of(*page.counted_in_group);
+      exposition->add(since, no_rows, labels, Detail::Summary);
+    }
+  }
+  for (const auto& [group, sums] : directory.groups(full_pid))
+    exposition->add(sums, no_rows, labels_of("other", group), Detail::Summary);
 }
 
 void add_exporter(const ExporterFigures& figures, const PageDirectory& directory, Exposition* exposition) {

@@ -10,8 +10,10 @@
 
 namespace hakmem::exporter {
 
-// Adds every page with the labels pid and comm (the name of its page in place of
-// the pid where two processes share both), as a summary or, for pid `full_pid`, in full; and the totals of ended processes as pid="ended".
+// Adds every page with the labels pid (the name of the page in its place where two
+// processes share it and all else), comm, and container or unit where that
+// is known, as a summary or, for pid `full_pid`, in full. What the directory
+// does not show by pid, the young and the ended, is summed as pid="other".
 void add_pages(const PageDirectory& directory, uint32_t full_pid, Exposition* exposition);
 
 struct ExporterFigures {

@@ -27,11 +27,14 @@ struct ModuleHost {
   void (*set_serving)(bool serving);
   // Whether an ancestor serves by now: then a port in use is no news.
   bool (*ancestor_serves)();
-  // False once the process ends, or in a forked child.
+  // False once the process ends, in a forked child, or while the endpoint is
+  // stopped by a request.
   bool (*may_serve)();
+  // False in the first two cases: then descriptors may be others' already.
+  bool (*is_alive)();
 };
 
-// Serves until it cannot any more; called on a thread that has all signals
+// Serves until it cannot any more or may not; may be called again then. Called on a thread that has all signals
 // blocked. Never throws.
 using ModuleServe = void (*)(const ModuleHost*);
 inline constexpr const char* kModuleServeName = "hakmem_exporter_serve";

@@ -158,6 +158,7 @@ void fill_header(PageHeader* header, const Identity& identity) {
   Slot* figures = publish_slots(header);
   for_each_published_gauge(
       [&](uint32_t slot) { figures[slot].store(encode_gauge(kNotMeasured), std::memory_order_relaxed); });
+  prepare_control(control(header));
 }
 
 void use(void* address, size_t bytes) { writer.mappings[writer.mapping_count++] = {address, bytes}; }

@@ -209,6 +209,40 @@ void publish_no_process() {
   store<Metric::kResidentUnexplained>(0, kNotMeasured);
 }
 
+template <Metric metric>
+double stored(uint32_t index) {
+  return decode_gauge(publisher.figures[kFirstSlot<metric> + index]);
+}
+
+double stored_part(Part part) { return stored<Metric::kResidentBytes>(static_cast<uint32_t>(part)); }
+
+// Where the walk did not go beyond the heap, the kernel's quick figure does.
+double resident_now() {
+  double resident = stored<Metric::kProcessResidentBytes>(0);
+  if (!__builtin_isnan(resident)) return resident;
+  uint64_t bytes = process_resident_bytes();
+  return bytes == 0 ? kNotMeasured : static_cast<double>(bytes);
+}
+
+void remember(PageHeader* page) {
+  HistoryFigures figures{};
+  figures.realtime = clock_nanoseconds(CLOCK_REALTIME);
+  figures.resident = resident_now();
+  figures.live = stored_part(Part::Live);
+  figures.retained = stored_part(Part::Retained);
+  figures.thread_cache = stored_part(Part::ThreadCache);
+  figures.slab_free = stored_part(Part::SlabFree);
+  figures.outside = stored_part(Part::Outside);
+  figures.unexplained = stored<Metric::kResidentUnexplained>(0);
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
+    figures.allocations += counted<Metric::kAllocations>(page, size_class);
+  figures.purged_bytes = counted<Metric::kPurgedBytes>(page, 0);
+  for (uint32_t step = 0; step < kCountOf<metrics::RefillStep>; ++step)
+    figures.refill_nanoseconds +=
+        counted<Metric::kSuperslabRefillTime>(page, step * metrics::kHistogramSlots + metrics::kHistogramBuckets);
+  record_history(history(page), figures, clock_nanoseconds(CLOCK_MONOTONIC));
+}
+
 void store_figures(PageHeader* page) {
   Slot* slots = publish_slots(page);
   Publication<>::publish(page->publish_epoch, [slots] {
@@ -277,6 +311,7 @@ uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
   store<Metric::kThreadCacheBytes>(0, cached);
   store<Metric::kPublishTime>(0, static_cast<double>(clock_nanoseconds(CLOCK_REALTIME)) / 1e9);
   store_figures(page);
+  remember(page);
   return totals.threads;
 }
 

@@ -54,6 +54,7 @@ enum class Role : uint8_t {
   None,      // no endpoint asked for
   Waiting,   // the thread lets the first second of life pass
   Serving,   // the endpoint answers
+  Paused,    // it was stopped by a request
   Finished,  // it could not be had, or the host closed it
   Silent,    // an ancestor serves us by our page
 };
@@ -68,6 +69,7 @@ struct Socket {
 struct Serving {
   std::atomic<Role> role;
   std::atomic<bool> stopped;
+  std::atomic<bool> unwanted;  // by a request
   // The process that read HAKMEM_LISTEN: this one, or one it was forked from.
   uint32_t origin_pid;
   uint64_t origin_start_time;
@@ -109,7 +111,14 @@ void set_serving(bool on) {
   release_page();
 }
 
-bool may_serve() { return !serving.stopped.load(std::memory_order_relaxed) && !forked_unnoticed(); }
+bool is_alive() { return !serving.stopped.load(std::memory_order_relaxed) && !forked_unnoticed(); }
+
+// Asked twice a second.
+bool may_serve() {
+  if (!is_alive()) return false;
+  look_for_requests();
+  return !serving.unwanted.load(std::memory_order_relaxed);
+}
 
 const void* refresh(size_t* bytes) { return refresh_page(bytes); }
 
@@ -224,13 +233,27 @@ ModuleServe load_module() {
   return serve;
 }
 
+// After the module has returned: whether it is to serve again, when a request wants that.
+bool wait_until_wanted() {
+  if (!is_alive() || !serving.unwanted.load(std::memory_order_relaxed)) return false;
+  serving.role.store(Role::Paused, std::memory_order_release);
+  if (acquire_page()) {
+    // Descendants stay silent: the endpoint is still this process's.
+    set_serving_state(ServingState::Soon);
+    release_page();
+  }
+  timespec tick{0, 500'000'000};
+  while (is_alive() && !may_serve()) nanosleep(&tick, nullptr);
+  return is_alive();
+}
+
 void* serving_thread(void*) {
   prctl(PR_SET_NAME, "hakmem", 0, 0, 0);
   timespec second{1, 0};
   // A daemon's parent may stay until the daemon is ready.
   for (int waited = 0; waited == 0 || (waited < kMaxOriginSeconds && origin_lives()); ++waited) {
     nanosleep(&second, nullptr);
-    if (!may_serve()) return nullptr;
+    if (!is_alive()) return nullptr;
     if (an_ancestor_serves()) break;
   }
   if (origin_lives() || an_ancestor_serves()) {
@@ -250,7 +273,8 @@ void* serving_thread(void*) {
       note_files_after();
       release_page();
     }
-    serve(&serving.host);
+    do serve(&serving.host);
+    while (wait_until_wanted());
   }
   set_serving(false);
   return nullptr;
@@ -312,7 +336,8 @@ void start_serving() {
                   socket_closed,
                   set_serving,
                   an_ancestor_serves,
-                  may_serve};
+                  may_serve,
+                  is_alive};
   ProcessStat stat{};
   serving.origin_pid = static_cast<uint32_t>(syscall(SYS_getpid));
   if (read_process_stat(serving.origin_pid, &stat)) serving.origin_start_time = stat.start_time;
@@ -326,9 +351,20 @@ void leave_serving_to_parent() {
     if (fd >= 0 && socket_inode(fd) == socket.inode) close(fd);
     socket.fd_plus_one.store(0, std::memory_order_relaxed);
   }
-  if (serving.role.load(std::memory_order_relaxed) == Role::Serving)
-    serving.role.store(Role::Silent, std::memory_order_relaxed);
+  Role role = serving.role.load(std::memory_order_relaxed);
+  if (role == Role::Serving || role == Role::Paused) serving.role.store(Role::Silent, std::memory_order_relaxed);
 }
+
+EndpointState endpoint_state() {
+  switch (serving.role.load(std::memory_order_acquire)) {
+    case Role::Waiting:
+    case Role::Serving:
+    case Role::Paused: return serving.unwanted.load(std::memory_order_relaxed) ? EndpointState::Off : EndpointState::On;
+    default: return EndpointState::None;
+  }
+}
+
+void want_endpoint(bool on) { serving.unwanted.store(!on, std::memory_order_relaxed); }
 
 bool endpoint_is_coming() { return serving.role.load(std::memory_order_relaxed) == Role::Waiting; }
 

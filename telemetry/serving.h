@@ -2,7 +2,15 @@
 // that loads the exporter module, only when HAKMEM_LISTEN asks for it.
 #pragma once
 
+#include "telemetry/control.h"
+
 namespace hakmem::telemetry {
+
+// Whether the endpoint answers, or would by a request.
+EndpointState endpoint_state();
+
+// Stops the endpoint, or starts it again, within a second; nothing where there is none.
+void want_endpoint(bool on);
 
 // Starts the thread when the environment asks for an endpoint in this program.
 // Once, from a constructor.

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <string_view>
 #include <thread>
 
 #include "telemetry/publication.h"
@@ -146,6 +148,29 @@ bool add_counters(Source& source, uint32_t shards, uint32_t first, uint32_t coun
   return true;
 }
 
+struct NumberedFigures {
+  uint64_t number;
+  HistoryFigures figures;
+};
+
+// The entries that both of two copies hold, oldest first; one that was being
+// written meanwhile, or when the process was killed, is left out.
+std::vector<NumberedFigures> whole_entries(const HistoryEntry* first, const HistoryEntry* second, size_t count) {
+  std::vector<NumberedFigures> whole;
+  for (size_t i = 0; i < count; ++i) {
+    uint64_t sequence = first[i].sequence.load(std::memory_order_relaxed);
+    uint64_t number = sequence / 2 - 1;
+    if (sequence == 0 || sequence % 2 != 0 || number % count != i) continue;
+    if (second[i].sequence.load(std::memory_order_relaxed) != sequence) continue;
+    HistoryWords words;
+    for (size_t word = 0; word < kHistoryWords; ++word)
+      words[word] = first[i].words[word].load(std::memory_order_relaxed);
+    whole.push_back({number, std::bit_cast<HistoryFigures>(words)});
+  }
+  std::sort(whole.begin(), whole.end(), [](const auto& a, const auto& b) { return a.number < b.number; });
+  return whole;
+}
+
 }  // namespace
 
 template <class Source>
@@ -184,6 +209,20 @@ PageVerdict read_snapshot(const void* page, size_t bytes, Snapshot* snapshot) {
   return read_from(source, snapshot);
 }
 
+PageHistory read_history(int fd) {
+  FileSource source(fd);
+  History copies[2]{};
+  PageHistory history;
+  for (History& copy : copies)
+    if (!source.copy(kHistoryOffset, reinterpret_cast<uint64_t*>(&copy), sizeof copy / sizeof(uint64_t)))
+      return history;
+  for (const NumberedFigures& entry : whole_entries(copies[0].ring, copies[1].ring, kHistoryEntries))
+    history.entries.push_back(entry.figures);
+  if (auto peaks = whole_entries(copies[0].peaks, copies[1].peaks, kPeakEntries); !peaks.empty())
+    history.peak = peaks.back().figures;
+  return history;
+}
+
 int open_page(const std::string& path) {
   int fd = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
   struct stat status {};
@@ -211,13 +250,37 @@ Snapshot Snapshot::empty() {
   return snapshot;
 }
 
-void Snapshot::add_counters_of(const Snapshot& other) {
-  for (size_t i = 0; i < counters_.size(); ++i) counters_[i] += other.counters_[i];
+template <class Combine>
+void Snapshot::combine_counters(const Snapshot& other, Combine combine) {
+  for (size_t i = 0; i < counters_.size(); ++i) combine(counters_[i], other.counters_[i]);
   for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
     const metrics::MetricShape& shape = metrics::kShapes[i];
     if (shape.storage != metrics::Storage::Publish || shape.kind != metrics::Kind::Counter) continue;
     uint32_t first = metrics::first_slot(static_cast<Metric>(i));
-    for (uint32_t slot = first; slot < first + shape.slots(); ++slot) published_[slot] += other.published_[slot];
+    for (uint32_t slot = first; slot < first + shape.slots(); ++slot) combine(published_[slot], other.published_[slot]);
+  }
+}
+
+void Snapshot::add_counters_of(const Snapshot& other) {
+  combine_counters(other, [](uint64_t& sum, uint64_t value) { sum += value; });
+}
+
+void Snapshot::subtract_counters_of(const Snapshot& other) {
+  combine_counters(other, [](uint64_t& sum, uint64_t value) { sum -= value; });
+}
+
+void Snapshot::add_gauges_of(const Snapshot& other) {
+  for (size_t i = 0; i < metrics::kShapes.size(); ++i) {
+    const metrics::MetricShape& shape = metrics::kShapes[i];
+    std::string_view name = metrics::kTexts[i].name;
+    if (shape.storage != metrics::Storage::Publish || shape.kind != metrics::Kind::Gauge) continue;
+    if (name.ends_with("_ratio") || name.ends_with("_timestamp_seconds")) continue;
+    uint32_t first = metrics::first_slot(static_cast<Metric>(i));
+    for (uint32_t slot = first; slot < first + shape.slots(); ++slot) {
+      double value = decode_gauge(other.published_[slot]);
+      double sum = decode_gauge(published_[slot]);
+      if (!std::isnan(value)) published_[slot] = encode_gauge(std::isnan(sum) ? value : sum + value);
+    }
   }
 }
 

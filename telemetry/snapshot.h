@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,10 +43,17 @@ class Snapshot {
   static Snapshot empty();
   // Adds the counters of another snapshot to these.
   void add_counters_of(const Snapshot& other);
+  // Takes those of another snapshot off, which had been added before.
+  void subtract_counters_of(const Snapshot& other);
+  // Adds the published gauges that can be summed: not ratios, not moments.
+  void add_gauges_of(const Snapshot& other);
 
  private:
   template <class Source>
   friend PageVerdict read_from(Source& source, Snapshot* snapshot);
+  template <class Combine>
+  void combine_counters(const Snapshot& other, Combine combine);
+
   std::vector<uint64_t> counters_;
   std::vector<uint64_t> published_;
 };
@@ -58,6 +66,14 @@ PageVerdict read_snapshot(int fd, Snapshot* snapshot);
 
 // The same from a page in this process's memory.
 PageVerdict read_snapshot(const void* page, size_t bytes, Snapshot* snapshot);
+
+// The history of a page that read_snapshot found good: entries oldest first,
+// without those that were being written, and the peak.
+struct PageHistory {
+  std::vector<HistoryFigures> entries;
+  std::optional<HistoryFigures> peak;
+};
+PageHistory read_history(int fd);
 
 // Opens a page's file for read_snapshot; -1 when it is not a regular file or cannot be opened.
 int open_page(const std::string& path);

@@ -1,7 +1,9 @@
 // The stats page: what a process tells the world about its heap, in one file.
 //
 //   offset 0                 PageHeader
+//   kControlOffset           Control, the switches of a running process
 //   kPublishOffset           kPublishSlots figures that the publisher stores
+//   kHistoryOffset           History, the last minutes and the peak
 //   kShardsOffset            shard_count shards of kShardSlots counters
 //
 // Written in place through a shared mapping by the process that owns it, read
@@ -16,13 +18,15 @@
 #include <cstdint>
 
 #include "allocator/metrics/catalogue.h"
+#include "telemetry/control.h"
+#include "telemetry/history.h"
 
 namespace hakmem::telemetry {
 
 using Slot = std::atomic<uint64_t>;
 
 inline constexpr uint64_t kPageMagic = 0x3165676170616b68;  // "hkapage1" in memory
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 inline constexpr uint32_t kMaxShards = 16;
 
 constexpr uint64_t hash_text(uint64_t hash, const char* text) {
@@ -82,9 +86,11 @@ struct PageHeader {
 };
 
 inline constexpr size_t kPublishOffset = 1024;
-static_assert(sizeof(PageHeader) <= kPublishOffset);
+inline constexpr size_t kControlOffset = kPublishOffset - sizeof(Control);
+static_assert(sizeof(PageHeader) <= kControlOffset);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
-inline constexpr size_t kShardsOffset = (kPublishOffset + metrics::kPublishSlots * sizeof(Slot) + 63) / 64 * 64;
+inline constexpr size_t kHistoryOffset = (kPublishOffset + metrics::kPublishSlots * sizeof(Slot) + 63) / 64 * 64;
+inline constexpr size_t kShardsOffset = (kHistoryOffset + sizeof(History) + 63) / 64 * 64;
 
 constexpr size_t page_bytes(uint32_t shards) {
   size_t bytes = kShardsOffset + shards * size_t{metrics::kShardSlots} * sizeof(Slot);
@@ -95,6 +101,8 @@ static_assert(page_bytes(1) <= 32 * 1024);
 static_assert(page_bytes(kMaxShards) <= 512 * 1024);
 
 inline Slot* publish_slots(void* page) { return reinterpret_cast<Slot*>(static_cast<char*>(page) + kPublishOffset); }
+inline Control* control(void* page) { return reinterpret_cast<Control*>(static_cast<char*>(page) + kControlOffset); }
+inline History* history(void* page) { return reinterpret_cast<History*>(static_cast<char*>(page) + kHistoryOffset); }
 inline Slot* shard_slots(void* page) { return reinterpret_cast<Slot*>(static_cast<char*>(page) + kShardsOffset); }
 
 // Published gauges are doubles, so that ratios and the one signed figure need no

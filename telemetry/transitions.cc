@@ -39,6 +39,7 @@ void schedule(uint64_t now, uint64_t cost, uint64_t at_least) {
 }
 
 void publish_on_transition(uint64_t now) {
+  follow_requests(control(page()));
   drain_initial_shard();
   PublishCost before = publish_cost();
   bool whole = before.process <= kMaxProcessCost || now >= state.next_process_try;
@@ -109,6 +110,12 @@ void on_fork_child() {
   abandon_page();
   forget_telemetry_ranges();
   leave_serving_to_parent();
+}
+
+void look_for_requests() {
+  if (!try_acquire_page()) return;
+  if (PageHeader* header = page()) follow_requests(control(header));
+  release_page();
 }
 
 const PageHeader* refresh_page(size_t* bytes) {

@@ -28,6 +28,10 @@ bool try_acquire_page();
 bool acquire_page();
 void release_page();
 
+// Does what `hakmem config` requested, for the serving thread: an idle process
+// has no transitions.
+void look_for_requests();
+
 // Publishes everything for a scrape and makes on_transition hold back for a
 // while. Null when there is no page.
 const PageHeader* refresh_page(size_t* bytes);

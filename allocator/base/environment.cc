@@ -17,7 +17,7 @@ extern "C" void* __libc_stack_end __attribute__((weak));
 namespace hakmem {
 namespace {
 
-enum class Form : uint8_t { Address, Text, Directory, File, Bytes, OnError };
+enum class Form : uint8_t { Address, Text, Directory, File, Bytes, OnError, Switch };
 enum class Needs : uint8_t { Nothing, Telemetry, Sampling };
 
 struct Row {
@@ -105,6 +105,8 @@ const char* complaint(Form form, const char* value) {
       return strcmp(value, "abort") == 0 || strcmp(value, "report") == 0 ? nullptr
                                                                          : "abort or report; a misuse ends the process";
     case Form::Bytes: return read_number(value, &number) ? nullptr : "a number of bytes; the default is used";
+    case Form::Switch:
+      return strcmp(value, "0") == 0 || strcmp(value, "1") == 0 ? nullptr : "0 or 1; the default is used";
   }
   return nullptr;
 }

@@ -34,7 +34,7 @@ void read_environment(const char* const* entries);
 // The value as text; "" when it is not set and has no default.
 const char* environment_text(Variable variable);
 
-// The value of a variable of form Bytes.
+// The value of a variable of form Bytes or Switch.
 uint64_t environment_number(Variable variable);
 
 // Whether the environment sets the variable to something that was accepted.

@@ -5,6 +5,10 @@
 #include <string>
 #include <vector>
 
+namespace hakmem::telemetry {
+struct PageHistory;
+}
+
 namespace hakmem::cli {
 
 using Arguments = std::vector<std::string>;
@@ -12,7 +16,7 @@ using Arguments = std::vector<std::string>;
 // run [--listen HOST:PORT] PROGRAM [ARGUMENT...]: runs a program on hakmem's telemetry library.
 int run(const Arguments& arguments);
 
-// report PID|FILE: a readable account of one process.
+// report PID|FILE: a readable account of one process, living or ended.
 int report(const Arguments& arguments);
 
 // top [--once]: all processes, one line each, live.
@@ -20,6 +24,13 @@ int top(const Arguments& arguments);
 
 // check PID: whether the library is loaded in a process and what it does there.
 int check(const Arguments& arguments);
+
+// The last minutes of a process and its peak; `end` is when its last figures
+// were measured, in nanoseconds since the epoch.
+void print_history(const telemetry::PageHistory& history, uint64_t end);
+
+// config PID [NAME=VALUE...]: the switches of a running process.
+int config(const Arguments& arguments);
 
 // HAKMEM_PAGES or its default.
 std::string pages_directory();

@@ -15,9 +15,15 @@ constexpr const char* kUsage =
     "  run [--listen HOST:PORT] PROGRAM [ARGUMENT...]\n"
     "                 run a program on hakmem's telemetry library; --listen gives it\n"
     "                 an endpoint with /metrics\n"
-    "  report PID     where the memory of a process is; also takes a stats page's file\n"
+    "  report PID     where the memory of a process is, its last minutes and its peak,\n"
+    "                 also of one that was killed; also takes a stats page's file\n"
     "  top [--once]   all processes that run on the telemetry library\n"
     "  check PID      whether a process runs on hakmem, and what can be seen of it\n"
+    "  config PID [sample_bytes=N] [endpoint=on|off]\n"
+    "                 shows and changes the switches of a process that was started\n"
+    "                 with HAKMEM_CONTROL=1: the mean number of bytes between two\n"
+    "                 samples (0: none), and whether the endpoint of HAKMEM_LISTEN\n"
+    "                 answers\n"
     "\n"
     "Stats pages are looked for in HAKMEM_PAGES, or /dev/shm.\n";
 
@@ -25,7 +31,7 @@ struct Command {
   const char* name;
   int (*run)(const Arguments&);
 };
-constexpr Command kCommands[] = {{"run", run}, {"report", report}, {"top", top}, {"check", check}};
+constexpr Command kCommands[] = {{"run", run}, {"report", report}, {"top", top}, {"check", check}, {"config", config}};
 
 int main(int count, char** values) {
   std::string verb = count > 1 ? values[1] : "";

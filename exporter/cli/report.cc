@@ -36,7 +36,8 @@ void print_heading(const Snapshot& snapshot) {
     return;
   }
   double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  printf(", measured %.0f s ago\n", std::max(0.0, now - published));
+  printf(", measured %.0f s ago%s\n", std::max(0.0, now - published),
+         exporter::is_gone(snapshot.identity) ? "; the process has ended" : "");
 }
 
 void print_resident(const Snapshot& snapshot) {
@@ -109,6 +110,7 @@ int report(const Arguments& arguments) {
   auto [end, error] = std::from_chars(file.data(), file.data() + file.size(), pid);
   if (error == std::errc{} && end == file.data() + file.size()) {
     file = exporter::find_page(pages_directory(), pid);
+    if (file.empty()) file = exporter::find_page_of_ended(pages_directory(), pid);
     if (file.empty())
       return wrong_use("process " + arguments[0] + " has no stats page in " + pages_directory() +
                        "; see `hakmem check " + arguments[0] + "`");
@@ -117,6 +119,8 @@ int report(const Arguments& arguments) {
   if (fd < 0) return wrong_use(file + " cannot be opened");
   Snapshot snapshot;
   telemetry::PageVerdict verdict = telemetry::read_snapshot(fd, &snapshot);
+  telemetry::PageHistory history;
+  if (verdict.good()) history = telemetry::read_history(fd);
   close(fd);
   if (verdict.state == telemetry::PageState::Unfinished) return wrong_use(file + " is being made just now");
   if (!verdict.good())
@@ -126,6 +130,8 @@ int report(const Arguments& arguments) {
   print_resident(snapshot);
   print_superslab_refill(snapshot);
   print_size_classes(snapshot);
+  double published = snapshot.gauge(Metric::kPublishTime, 0);
+  if (published > 0 && published < 1e11) print_history(history, static_cast<uint64_t>(published * 1e9));
   return 0;
 }
 

@@ -16,7 +16,7 @@ class CommandLine(unittest.TestCase):
     def test_help_and_wrong_uses(self):
         status, output, _ = hakmem("help")
         self.assertEqual(status, 0)
-        for verb in ("run", "report", "top", "check"):
+        for verb in ("run", "report", "top", "check", "config"):
             self.assertIn(f"\n  {verb} ", output)
         for arguments in ([], ["nonsense"], ["run"], ["run", "--listen", "x", "true"], ["report"], ["top", "x"], ["check"]):
             status, output, errors = hakmem(*arguments)

@@ -17,10 +17,11 @@ def own_page_name(page):
 class MachineExporter:
     """A running hakmem-exporter over a folder of its own."""
 
-    def __init__(self, pages):
+    def __init__(self, pages, young=0):
         self.port = free_port()
         self.errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([built("hakmem-exporter"), "--listen", f"127.0.0.1:{self.port}", "--pages", pages],
+        self.process = subprocess.Popen([built("hakmem-exporter"), "--listen", f"127.0.0.1:{self.port}", "--pages", pages,
+                                         "--young", str(young)],
                                         env=environment(preload=False), stderr=self.errors)
         wait_until(lambda: is_serving(self.port), "hakmem-exporter")
 
@@ -97,10 +98,11 @@ class Machine(unittest.TestCase):
         after.lint()
         self.assertEqual(after.value("hakmem_exporter_pages"), 0)
         for name, value in sums.items():
-            self.assertGreaterEqual(after.value(name, pid="ended", comm="exporter_worklo"), value, name)
-        self.assertEqual(os.listdir(self.folder.name), [], "pages of ended processes are removed")
+            self.assertGreaterEqual(after.value(name, pid="other", comm="exporter_worklo"), value, name)
+        pids = [name.split(".")[2] for name in os.listdir(self.folder.name)]
+        self.assertEqual(pids, [str(killed.pid)], "the page of a killed process stays for a report")
         again = self.exporter.scrape()
-        self.assertEqual(again.value("hakmem_refills_total", pid="ended"), after.value("hakmem_refills_total", pid="ended"))
+        self.assertEqual(again.value("hakmem_refills_total", pid="other"), after.value("hakmem_refills_total", pid="other"))
         self.assertFalse(again.matching("hakmem_live_bytes"), "the dead hold nothing")
 
     def test_a_page_left_from_before_the_exporter_started_is_counted_once(self):
@@ -108,11 +110,68 @@ class Machine(unittest.TestCase):
         program.process.kill()
         program.process.wait()
         first = self.exporter.scrape()
-        self.assertGreater(first.value("hakmem_refills_total", pid="ended"), 5000 / 64 - 1)
+        self.assertGreater(first.value("hakmem_refills_total", pid="other"), 5000 / 64 - 1)
         self.assertFalse(first.matching("hakmem_refills_total", pid=str(program.pid)))
-        self.assertEqual(os.listdir(self.folder.name), [])
-        self.assertEqual(self.exporter.scrape().value("hakmem_refills_total", pid="ended"),
-                         first.value("hakmem_refills_total", pid="ended"))
+        self.assertEqual(self.exporter.scrape().value("hakmem_refills_total", pid="other"),
+                         first.value("hakmem_refills_total", pid="other"))
+
+    def test_the_newest_pages_of_killed_processes_are_kept(self):
+        program = self.start(5000)
+        for _ in range(20):
+            child = int(program.do(f"fork {2 << 20}"))
+            wait_until(lambda: self.exporter.scrape().matching("hakmem_refills_total", pid=str(child)), "the child's page")
+            program.do(f"reap {child}")
+            newest = f".{child}."
+        self.exporter.scrape()
+        names = os.listdir(self.folder.name)
+        self.assertEqual(len(names), 1 + 16)
+        self.assertTrue([name for name in names if newest in name])
+
+    def test_young_processes_are_shown_together_and_no_counter_ever_falls(self):
+        exporter = MachineExporter(self.folder.name, young=2)
+        self.addCleanup(exporter.stop)
+        first, second = self.start(5000), self.start(10000)
+        young = exporter.scrape()
+        young.lint()
+        self.assertEqual({dict(labels).get("pid") for _, labels in young.values}, {"other", None})
+        refilled = young.value("hakmem_refills_total", pid="other", comm="exporter_worklo")
+        self.assertGreaterEqual(refilled, 15000 / 64)
+        self.assertFalse(young.matching("hakmem_fragmentation_ratio"), "ratios cannot be summed")
+        last = young
+
+        def scrape():
+            nonlocal last
+            now = exporter.scrape()
+            for key, value in counters_of(last).items():
+                if dict(key[1]).get("pid") in (None, "other"):
+                    self.assertGreaterEqual(now.values.get(key, -1), value, key)
+            last = now
+            return now
+
+        wait_until(lambda: first.do("alloc 1 500 1000") and scrape().matching("hakmem_refills_total", pid=str(first.pid)), "a series by pid")
+        self.assertGreaterEqual(last.value("hakmem_refills_total", comm="exporter_worklo"), refilled, "all together")
+        full = exporter.scrape(f"?pid={second.pid}")
+        self.assertAlmostEqual(full.value("hakmem_refill_objects_total", pid=str(second.pid), size_class="1024"), 10000,
+                               delta=64)
+        everything = scrape().value("hakmem_refills_total", comm="exporter_worklo")
+        for program in (first, second):
+            program.process.kill()
+            program.process.wait()
+        scrape().lint()
+        self.assertEqual({dict(labels).get("pid") for _, labels in last.values}, {"other", None})
+        self.assertGreaterEqual(last.value("hakmem_refills_total", comm="exporter_worklo"), everything)
+        self.assertLess(last.value("hakmem_refills_total", comm="exporter_worklo"), everything * 1.2, "counted once")
+
+    def test_a_file_that_is_no_page_is_told_once(self):
+        program = self.start(5000)
+        bad = own_page_name(next(pathlib.Path(self.folder.name).iterdir()))
+        bad.write_bytes(b"x" * 40000)
+        for _ in range(3):
+            self.exporter.scrape()
+        self.exporter.errors.seek(0)
+        told = [line for line in self.exporter.errors.read().decode().splitlines() if "left out" in line]
+        self.assertEqual(told, [f"hakmem: {bad} is left out: not_a_page"])
+        self.assertIsNone(program.process.poll())
 
     def test_processes_of_two_containers_with_one_pid_and_name_are_told_apart(self):
         program = self.start(5000)
@@ -175,7 +234,7 @@ class Machine(unittest.TestCase):
         scrape = self.exporter.scrape()
         self.assertTrue(scrape.matching("hakmem_refills_total", comm="exporter_worklo", pid=str(program.pid)))
         self.assertFalse(scrape.matching("hakmem_refills_total", comm="bash", pid=str(program.pid)))
-        self.assertTrue(scrape.matching("hakmem_refills_total", comm="bash", pid="ended"))
+        self.assertTrue(scrape.matching("hakmem_refills_total", comm="bash", pid="other"))
 
     def test_it_ends_when_told_to(self):
         self.assertEqual(self.exporter.stop(), 0)

@@ -29,11 +29,11 @@ def wait_for(port):
 
 
 @contextlib.contextmanager
-def host_exporter(pages):
-    """A running hakmem-exporter of the library's build; gives its port."""
+def host_exporter(pages, young=0):
+    """A running hakmem-exporter of the library's build; gives its port. From `young` seconds on processes are shown by pid."""
     port = harness.free_port()
     program = os.path.join(BUILD, "hakmem-exporter")
-    with harness.server([program, "--listen", f"127.0.0.1:{port}", "--pages", pages], False):
+    with harness.server([program, "--listen", f"127.0.0.1:{port}", "--pages", pages, "--young", str(young)], False):
         wait_for(port)
         yield port
 

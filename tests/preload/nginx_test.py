@@ -176,7 +176,7 @@ class NginxTest(harness.PreloadTest):
         self.check_shown((port, exporter), self.workers())
         for shown in (port, exporter):
             refills = endpoint.by_pid(shown, "hakmem_refills_total")
-            self.assertGreater(refills["ended"], 0)
+            self.assertGreater(refills["other"], 0)
             self.assertFalse(set(map(str, first)) & set(refills))
         self.stop(generations=2)
         self.assertEqual({"nginx"}, endpoint.names(exporter))

@@ -148,11 +148,41 @@ class PostgresTest(unittest.TestCase):
         for shown in (port, exporter):
             harness.wait_until(lambda: str(session.backend) not in endpoint.by_pid(shown, "hakmem_refills_total"), 10,
                                "the backend's end")
-            self.assertGreater(endpoint.by_pid(shown, "hakmem_refills_total")["ended"], 0)
+            self.assertGreater(endpoint.by_pid(shown, "hakmem_refills_total")["other"], 0)
             endpoint.lint(shown)
         self.stop()
         endpoint.scrape(exporter)
         self.assertEqual([], os.listdir(self.pages))
+
+    def test_connections_that_come_and_go_leave_no_series(self):
+        """All backends are young: they are one series of each family, in which no counter ever falls."""
+        if "telemetry" not in harness.LIBRARY:
+            self.skipTest("only the telemetry library has stats pages")
+        self.start()
+        exporter = self.enterContext(endpoint.host_exporter(self.pages, young=60))
+        counted = {}
+        for _ in range(12):
+            sessions = [self.session() for _ in range(3)]
+            for session in sessions:
+                self.check_grouped(exporter, counted)
+                session.stdin.close()
+            for session in sessions:
+                self.assertEqual(0, session.wait(timeout=20))
+            self.check_grouped(exporter, counted)
+        # Each of the 36 backends refilled for more than a MiB.
+        self.assertGreater(counted['hakmem_refills_total{pid="other",comm="postgres",size_class="all",source="fresh_carve"}'],
+                           36)
+        self.stop()
+
+    def check_grouped(self, exporter, counted):
+        """No counter of a scrape is below that of the one before; `counted` holds them from one to the next."""
+        text = endpoint.scrape(exporter)
+        self.assertEqual({"other"}, set(re.findall(r'\bpid="(\w+)"', text)))
+        names = "|".join(re.findall(r"^# TYPE (\w+) counter$", text, re.MULTILINE))
+        now = {series: float(value) for series, value in re.findall(rf"^((?:{names})\S*) (\S+)$", text, re.MULTILINE)}
+        for series, value in counted.items():
+            self.assertGreaterEqual(now.get(series, -1), value, series)
+        counted.update(now)
 
 
 if __name__ == "__main__":

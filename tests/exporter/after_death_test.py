@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""A process that the kernel ends for its memory leaves its account: hakmem report shows it, its last minutes, its peak."""
+
+import contextlib
+import tempfile
+
+from harness import *
+
+LIMIT = 400 << 20
+# Holds a first part for a while, gives it up, and then takes memory until it is ended.
+VICTIM = """if True:
+    import sys, time
+    def take(megabytes, blocks):
+        for _ in range(megabytes):
+            blocks.append([bytes(1000) for _ in range(1000)])
+            time.sleep(0.005)
+    blocks = []
+    take(120, blocks)
+    time.sleep(1)
+    del blocks[:]
+    take(50, blocks)
+    print("low", flush=True)
+    time.sleep(4)
+    take(100000, blocks)
+"""
+
+
+def memory_groups():
+    """Folders in which this process may make memory cgroups, of version 1 and 2."""
+    with open("/proc/self/cgroup", encoding="ascii") as file:
+        for line in file:
+            _, controllers, path = line.strip().split(":", 2)
+            if "memory" in controllers.split(","):
+                yield pathlib.Path("/sys/fs/cgroup/memory" + path)
+            elif not controllers:
+                yield pathlib.Path("/sys/fs/cgroup" + path)
+
+
+def make_group(limit):
+    """A new cgroup with a limit of memory; None where none can be made."""
+    for parent in memory_groups():
+        group = parent / f"hakmem-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        for name in ("memory.limit_in_bytes", "memory.max"):
+            with contextlib.suppress(OSError):
+                (group / name).write_text(str(limit), encoding="ascii")
+                return group
+        group.rmdir()
+    return None
+
+
+class AfterDeath(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(folder.cleanup)
+        self.pages = folder.name
+
+    def report(self, argument):
+        result = subprocess.run([built("hakmem"), "report", str(argument)], capture_output=True, text=True, timeout=30,
+                                env=environment(preload=False, HAKMEM_PAGES=self.pages), check=False)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return result.stdout
+
+    def start(self, enter):
+        process = subprocess.Popen(["/usr/bin/python3", "-c", VICTIM], preexec_fn=enter, stdout=subprocess.PIPE, text=True,
+                                   env=environment(HAKMEM_PAGES=self.pages, PYTHONMALLOC="malloc"))
+        self.addCleanup(lambda: (process.kill(), process.wait(), process.stdout.close()))
+        self.assertEqual(process.stdout.readline(), "low\n")
+        return process
+
+    def check_report(self, process, peak):
+        page = next(pathlib.Path(self.pages).iterdir())
+        for argument in (process.pid, page):
+            text = self.report(argument)
+            self.assertRegex(text, rf"^python3 \(pid {process.pid}\), hakmem .*, measured \d+ s ago; the process has ended\n")
+            # The last account.
+            self.assertRegex(text, r"\n  live +[0-9.]+ MiB +[0-9.]+ %\n")
+            rows = re.findall(r"^ +-\d+ s +[0-9.]+ MiB +[0-9.]+ MiB ", text, re.M)
+            self.assertGreaterEqual(len(rows), 2, text)
+            # The peak is at the end or before, and says when.
+            resident, ago = re.search(r"^Peak +([0-9.]+) MiB, (\d+) s before the last figures\n", text, re.M).groups()
+            self.assertTrue(peak[0] < float(resident) < peak[1], text)
+            live = float(re.search(r"^Peak .*\n  live +([0-9.]+) MiB\n", text, re.M).group(1))
+            self.assertGreater(live, 0.7 * float(resident))
+        return int(ago)
+
+    def test_killed_by_the_kernel_for_its_memory(self):
+        group = make_group(LIMIT)
+        if group is None:
+            self.skipTest("no memory cgroup can be made here")
+        self.addCleanup(group.rmdir)
+        process = self.start(lambda: (group / "cgroup.procs").write_text("0", encoding="ascii"))
+        self.addCleanup(process.kill)
+        self.assertEqual(process.wait(60), -signal.SIGKILL, "by the kernel")
+        self.check_report(process, (250, LIMIT / (1 << 20) + 1))
+
+    def test_killed_when_it_needs_less_than_at_its_peak(self):
+        process = self.start(None)
+        wait_until(lambda: len(re.findall(r"^ +-\d+ s ", self.report(process.pid), re.M)) > 1, "a second entry")
+        process.kill()
+        process.wait()
+        ago = self.check_report(process, (100, 300))
+        self.assertGreaterEqual(ago, 3)
+
+
+if __name__ == "__main__":
+    main()
