@@ -239,7 +239,7 @@ size_t heap_bytes(const std::vector<MetricFamily>& families) {
 
 bool in_summary(Metric metric) {
   switch (metric) {
-    // By size class or by lock, or of interest only beside those.
+    // By size class or by lock, or of interest only beside those; or where a finding of kDiagnosis tells enough.
     case Metric::kRefillObjects:
     case Metric::kCollectedObjects:
     case Metric::kRequestsObserved:
@@ -255,7 +255,31 @@ bool in_summary(Metric metric) {
     case Metric::kLockWaitTime:
     case Metric::kSlabClaims:
     case Metric::kSlabAdoptions:
-    case Metric::kHugeRemaps: return false;
+    case Metric::kHugeAllocations:
+    case Metric::kHugeFrees:
+    case Metric::kHugeRemaps:
+    case Metric::kHugeLive:
+    case Metric::kSamples:
+    case Metric::kSuperslabs:
+    case Metric::kThreadCacheBytes:
+    case Metric::kSlabsByOccupancy:
+    case Metric::kSuperslabsByOccupancy:
+    case Metric::kPinnedBytes:
+    case Metric::kCompactableBytes:
+    case Metric::kPeak:
+    case Metric::kPeakTime:
+    case Metric::kRealizedFragmentation:
+    case Metric::kPurgeBacklog:
+    case Metric::kPurgeHoldBack:
+    case Metric::kLastPurge:
+    case Metric::kSlowCallTime:
+    case Metric::kFirstTouchedPages:
+    case Metric::kKernelCalls:
+    case Metric::kKernelCallTime:
+    case Metric::kRemoteQueue:
+    case Metric::kRemoteQueueLongest:
+    case Metric::kProcessMemory:
+    case Metric::kCgroupMemory: return false;
     default: return true;
   }
 }

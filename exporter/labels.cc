@@ -8,13 +8,21 @@ const char* label_name(LabelSet labels) {
   switch (labels) {
     case LabelSet::SizeClassSource: return "source";
     case LabelSet::SizeClassSlabState:
-    case LabelSet::SuperslabState: return "state";
+    case LabelSet::SuperslabState:
+    case LabelSet::KernelState: return "state";
     case LabelSet::SizeClassFragmentation:
     case LabelSet::Fragmentation:
-    case LabelSet::BytesKind: return "kind";
+    case LabelSet::BytesKind:
+    case LabelSet::AtPeak:
+    case LabelSet::CgroupFigure: return "kind";
+    case LabelSet::SizeClassOccupancy:
+    case LabelSet::Occupancy: return "occupancy";
     case LabelSet::Step: return "step";
+    case LabelSet::KernelCall:
+    case LabelSet::SlowCall: return "call";
     case LabelSet::Lock: return "lock";
     case LabelSet::Part: return "part";
+    case LabelSet::Finding: return "finding";
     case LabelSet::PageProblem: return "problem";
     case LabelSet::None:
     case LabelSet::SizeClass:
@@ -30,10 +38,18 @@ const char* label_value(LabelSet labels, uint32_t index) {
     case LabelSet::SuperslabState: return metrics::kSuperslabStateNames[index];
     case LabelSet::SizeClassFragmentation:
     case LabelSet::Fragmentation: return metrics::kFragmentationNames[index];
+    case LabelSet::SizeClassOccupancy:
+    case LabelSet::Occupancy: return metrics::kOccupancyNames[index];
+    case LabelSet::AtPeak: return metrics::kAtPeakNames[index];
     case LabelSet::BytesKind: return metrics::kBytesKindNames[index];
     case LabelSet::Step: return metrics::kRefillStepNames[index];
+    case LabelSet::KernelCall: return metrics::kKernelCallNames[index];
+    case LabelSet::SlowCall: return metrics::kSlowCallNames[index];
     case LabelSet::Lock: return metrics::kLockNames[index];
     case LabelSet::Part: return metrics::kPartNames[index];
+    case LabelSet::KernelState: return metrics::kKernelStateNames[index];
+    case LabelSet::CgroupFigure: return metrics::kCgroupFigureNames[index];
+    case LabelSet::Finding: return metrics::kFindings[index].name;
     case LabelSet::PageProblem: return metrics::kPageProblemNames[index];
     case LabelSet::None:
     case LabelSet::SizeClass:

@@ -11,7 +11,8 @@ namespace hakmem::exporter {
 constexpr bool has_size_class(metrics::LabelSet labels) {
   using metrics::LabelSet;
   return labels == LabelSet::SizeClass || labels == LabelSet::SizeClassSource ||
-         labels == LabelSet::SizeClassSlabState || labels == LabelSet::SizeClassFragmentation;
+         labels == LabelSet::SizeClassSlabState || labels == LabelSet::SizeClassFragmentation ||
+         labels == LabelSet::SizeClassOccupancy;
 }
 
 // For a set with a size class: how many values the other label has; 1 without one.

@@ -47,6 +47,11 @@ void add_large(HeapTotals* totals, uint64_t requested, uint64_t resident) {
   totals->large_resident_internal += resident - live;
 }
 
+// The quarter that a share of `whole` lies in; `part` is not 0.
+size_t quarter_of(uint64_t part, uint64_t whole) {
+  return std::min<uint64_t>((4 * part - 1) / std::max(whole, part), 3);
+}
+
 void visit_slab(void* context, const metrics::SlabView& slab) {
   auto& walk = *static_cast<Walk*>(context);
   if (slab.size_class >= metrics::kSizeClassCount || slab.state >= SlabState::kCount) return;
@@ -60,6 +65,14 @@ void visit_slab(void* context, const metrics::SlabView& slab) {
   totals.carved += uint64_t{carved} * slab.block_bytes;
   totals.used_objects += used;
   totals.used += uint64_t{used} * slab.block_bytes;
+  totals.remote_objects += slab.remote;
+  walk.totals->longest_remote_list = std::max(walk.totals->longest_remote_list, slab.remote);
+  if (used != 0 && slab.size_class != metrics::kLargeClass) {
+    ++totals.by_occupancy[quarter_of(used, slab.capacity)];
+    totals.holding_bytes += slab.bytes;
+    totals.holding_objects += slab.capacity;
+    totals.pinned += uint64_t{carved - used} * slab.block_bytes;
+  }
   if (slab.size_class == metrics::kLargeClass) {
     totals.requested += slab.requested_bytes;
     add_large(walk.totals, slab.requested_bytes, resident);
@@ -79,6 +92,7 @@ void visit_superslab(void* context, const metrics::SuperslabView& superslab) {
   auto dirty_units = static_cast<unsigned>(__builtin_popcount(superslab.dirty_units_mask & superslab.free_units_mask));
   uint64_t in_use = superslab.bytes - std::min(superslab.bytes, free_units * superslab.unit_bytes);
   totals.in_use += in_use;
+  if (in_use != 0) ++totals.superslabs_by_occupancy[quarter_of(in_use, superslab.bytes)];
   totals.committed += in_use + dirty_units * superslab.unit_bytes;
 
   walk.superslab = superslab.address;

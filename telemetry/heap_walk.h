@@ -19,11 +19,18 @@ struct ClassTotals {
   uint64_t listed_objects;  // of those: waiting in thread caches
   uint64_t requested;       // large and huge: what was asked for, exact
   uint64_t resident;        // of slabs with at least one used object
+  // Of slabs with at least one used object:
+  uint64_t by_occupancy[metrics::kCountOf<metrics::Occupancy>];
+  uint64_t holding_bytes;    // their spans
+  uint64_t holding_objects;  // that fit into them
+  uint64_t pinned;           // bytes carved and free in them
+  uint64_t remote_objects;   // waiting on remote lists
 };
 
 struct HeapTotals {
   ClassTotals classes[metrics::kSizeClassCount];
   uint64_t superslabs[metrics::kCountOf<metrics::SuperslabState>];
+  uint64_t superslabs_by_occupancy[metrics::kCountOf<metrics::Occupancy>];
   uint64_t reserved;   // addresses of superslabs, purged or not
   uint64_t committed;  // units that hold pages or may: in use or dirty
   uint64_t in_use;     // units that belong to slabs
@@ -32,6 +39,7 @@ struct HeapTotals {
   uint64_t large_resident_live;  // large and huge: resident and requested
   uint64_t large_resident_internal;
   uint64_t huge_retained;
+  uint32_t longest_remote_list;
   uint64_t metadata_resident;
   uint32_t threads;
 };

@@ -1,9 +1,10 @@
-// Reads /proc/self/maps line by line without allocating. One reader at a time:
-// the buffer is static, as the stacks of the host's threads may be small.
+// Reads /proc/self/maps, by the rules of LineReader.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "telemetry/line_reader.h"
 
 namespace hakmem::telemetry {
 
@@ -15,22 +16,14 @@ struct MapEntry {
 
 class MapReader {
  public:
-  MapReader();
-  ~MapReader();
-  MapReader(const MapReader&) = delete;
-  MapReader& operator=(const MapReader&) = delete;
+  MapReader() : lines_("/proc/self/maps") {}
 
-  bool is_open() const { return fd_ >= 0; }
+  bool is_open() const { return lines_.is_open(); }
   // The next mapping; false at the end.
   bool next(MapEntry* entry);
 
  private:
-  // Makes a whole line start at `start_`; its length, or 0 at the end.
-  size_t next_line();
-
-  int fd_;
-  size_t start_ = 0;
-  size_t end_ = 0;
+  LineReader lines_;
 };
 
 }  // namespace hakmem::telemetry

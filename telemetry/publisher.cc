@@ -1,10 +1,14 @@
 #include "telemetry/publisher.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "allocator/metrics/counters.h"
+#include "telemetry/diagnosis.h"
+#include "telemetry/figures.h"
 #include "telemetry/heap_walk.h"
 #include "telemetry/page_writer.h"
+#include "telemetry/process_account.h"
 #include "telemetry/publication.h"
 #include "telemetry/system.h"
 
@@ -20,6 +24,13 @@ using metrics::Part;
 
 constexpr size_t kMaxTelemetryRanges = 4;
 
+// What the program held when it held most, and what the heap took then.
+struct Peak {
+  uint64_t live;
+  uint64_t resident;
+  double time;
+};
+
 // All of it used by one thread at a time (the transition flag), and static as
 // the stacks of the host's threads may be small.
 struct Publisher {
@@ -28,33 +39,17 @@ struct Publisher {
   RangeList telemetry_ranges;
   Range extra[kMaxTelemetryRanges];
   size_t extra_count;
-  uint64_t figures[metrics::kPublishSlots];
+  Peak peak;
+  Window window;
   PublishCost cost;
-  uint32_t totals_taken;
-  bool statm_is_off;
 };
 constinit Publisher publisher{};
-
-template <Metric metric>
-void store(uint32_t index, double value) {
-  static_assert(metrics::shape_of(metric).storage == metrics::Storage::Publish);
-  static_assert(metrics::shape_of(metric).kind == metrics::Kind::Gauge);
-  publisher.figures[kFirstSlot<metric> + index] = encode_gauge(value);
-}
-
-template <Metric metric, class Integer>
-requires std::is_integral_v<Integer>
-void store(uint32_t index, Integer value) { store<metric>(index, static_cast<double>(value)); }
-
-template <Metric metric>
-void store_counter(uint32_t index, uint64_t value) {
-  static_assert(metrics::shape_of(metric).kind == metrics::Kind::Counter);
-  publisher.figures[kFirstSlot<metric> + index] = value;
-}
 
 double ratio(uint64_t part, uint64_t whole) {
   return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
 }
+
+double seconds(uint64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1e9; }
 
 template <Metric metric>
 uint64_t counted(PageHeader* page, uint32_t index) {
@@ -77,6 +72,16 @@ struct ResidentParts {
   uint64_t bytes[kCountOf<Part>];
   uint64_t& operator[](Part part) { return bytes[static_cast<size_t>(part)]; }
 };
+
+// Bytes of slabs that would hold nothing if the objects of the class stood together.
+uint64_t compactable_bytes(const ClassTotals& totals) {
+  uint64_t slabs = 0;
+  for (uint64_t count : totals.by_occupancy) slabs += count;
+  if (slabs == 0) return 0;
+  uint64_t capacity = totals.holding_objects / slabs;
+  uint64_t needed = std::min(slabs, (totals.used_objects + capacity - 1) / capacity);
+  return (slabs - needed) * (totals.holding_bytes / slabs);
+}
 
 // Stores what belongs to one class and spreads its resident bytes over the
 // parts: what the program holds first, then its rounding, then thread caches;
@@ -112,6 +117,11 @@ void publish_class(PageHeader* page, const metrics::HeapView& view, uint32_t siz
   for (uint32_t state = 0; state < kStates; ++state)
     store<Metric::kSlabs>(size_class * kStates + state, totals.slabs[state]);
   store<Metric::kSlabBytes>(size_class, totals.slab_bytes);
+  constexpr uint32_t kQuarters = kCountOf<metrics::Occupancy>;
+  for (uint32_t quarter = 0; quarter < kQuarters; ++quarter)
+    store<Metric::kSlabsByOccupancy>(size_class * kQuarters + quarter, totals.by_occupancy[quarter]);
+  store<Metric::kPinnedBytes>(size_class, totals.pinned);
+  store<Metric::kCompactableBytes>(size_class, compactable_bytes(totals));
   store<Metric::kSlabOccupancy>(size_class, ratio(totals.used_objects, totals.capacity_objects));
   store<Metric::kLiveObjects>(size_class, live_objects);
   store<Metric::kLiveBytes>(size_class, live);
@@ -129,12 +139,40 @@ void publish_superslabs() {
   const HeapTotals& totals = publisher.totals;
   for (uint32_t state = 0; state < kCountOf<metrics::SuperslabState>; ++state)
     store<Metric::kSuperslabs>(state, totals.superslabs[state]);
+  for (uint32_t quarter = 0; quarter < kCountOf<metrics::Occupancy>; ++quarter)
+    store<Metric::kSuperslabsByOccupancy>(quarter, totals.superslabs_by_occupancy[quarter]);
   using metrics::BytesKind;
   store<Metric::kSuperslabBytes>(static_cast<uint32_t>(BytesKind::Reserved), totals.reserved);
   store<Metric::kSuperslabBytes>(static_cast<uint32_t>(BytesKind::Committed), totals.committed);
   store<Metric::kSuperslabBytes>(static_cast<uint32_t>(BytesKind::InUse), totals.in_use);
   store<Metric::kHugeLive>(0, totals.classes[metrics::kHugeClass].used_objects);
   store<Metric::kHugeLiveBytes>(0, totals.classes[metrics::kHugeClass].used);
+}
+
+uint64_t beyond(uint64_t bytes, uint64_t bound) { return bytes - std::min(bytes, bound); }
+
+// What purging holds back and what it is behind with, in superslabs and huge mappings together.
+void publish_purging(const metrics::HeapView& view) {
+  const HeapTotals& totals = publisher.totals;
+  size_t superslabs = view.superslab_hold_back(totals.in_use);
+  size_t huge = view.huge_hold_back(totals.classes[metrics::kHugeClass].used);
+  uint64_t backlog = beyond(totals.committed - totals.in_use, superslabs) + beyond(totals.huge_retained, huge);
+  store<Metric::kPurgeBacklog>(0, backlog);
+  store<Metric::kPurgeHoldBack>(0, superslabs + huge);
+  double last = kNotMeasured;
+  if (uint64_t at = metrics::last_purge.load(std::memory_order_relaxed); at != 0)
+    last = seconds(clock_nanoseconds(CLOCK_REALTIME) - (clock_nanoseconds(CLOCK_MONOTONIC) - at));
+  store<Metric::kLastPurge>(0, last);
+}
+
+// `live` is the resident part of it.
+void publish_peak(uint64_t live, uint64_t resident, double now) {
+  Peak& peak = publisher.peak;
+  if (live > peak.live) peak = {live, resident, now};
+  store<Metric::kPeak>(metrics::AtPeak::Live, peak.live);
+  store<Metric::kPeak>(metrics::AtPeak::HeapResident, peak.resident);
+  store<Metric::kPeakTime>(0, peak.live == 0 ? kNotMeasured : peak.time);
+  store<Metric::kRealizedFragmentation>(0, ratio(beyond(peak.resident, peak.live), peak.resident));
 }
 
 void publish_locks(const metrics::HeapView& view) {
@@ -167,51 +205,47 @@ uint64_t telemetry_bytes() {
   return bytes;
 }
 
-// statm is cheap, but older kernels keep it by thread and let it lag. So it is
-// held against the exact account now and then, and where it is found to be off
-// the exact one is used from then on.
-constexpr uint32_t kCheckInterval = 64;
-
-uint64_t process_total() {
-  uint64_t total = process_resident_bytes();
-  if (publisher.statm_is_off || publisher.totals_taken++ % kCheckInterval == kCheckInterval - 1) {
-    uint64_t exact = process_resident_bytes_exact();
-    publisher.statm_is_off = publisher.statm_is_off || is_off(total, exact);
-    if (publisher.statm_is_off && exact != 0) return exact;
+// What was counted since the start, over all shards.
+Window::Counts counts(PageHeader* page) {
+  Window::Counts result{};
+  uint64_t cpu = clock_nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
+  store_counter<Metric::kProcessCpu>(0, cpu);
+  result.time = seconds(clock_nanoseconds(CLOCK_MONOTONIC));
+  result.cpu = seconds(cpu);
+  for (uint32_t step = 0; step < kCountOf<metrics::RefillStep>; ++step) {
+    uint32_t sum = step * metrics::kHistogramSlots + metrics::kHistogramBuckets;
+    result.superslab_refill += seconds(counted<Metric::kSuperslabRefillTime>(page, sum));
   }
-  return total;
+  result.purged = static_cast<double>(counted<Metric::kPurgedBytes>(page, 0));
+  result.remote_frees = static_cast<double>(counted<Metric::kRemoteFrees>(page, 0));
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
+    result.allocations += static_cast<double>(counted<Metric::kAllocations>(page, size_class));
+  return result;
 }
 
-// The kernel's part: the process's total and what is not ours, read as near to
-// each other as it gets.
-void publish_process(uint64_t heap_resident, ResidentParts* parts) {
-  double outside = kNotMeasured;
-  double total = kNotMeasured;
-  double unexplained = kNotMeasured;
-  MappingAccount account;
-  publisher.ours.normalise();
-  uint64_t resident = process_total();
-  if (publisher.ours.complete() && publisher.telemetry_ranges.complete() && resident != 0 &&
-      account_for_mappings(publisher.ours, publisher.telemetry_ranges, &account)) {
-    (*parts)[Part::Telemetry] = account.telemetry;
-    outside = static_cast<double>(account.outside);
-    total = static_cast<double>(resident);
-    unexplained = total - outside - static_cast<double>(heap_resident + account.telemetry);
+void publish_diagnosis(PageHeader* page, uint64_t heap_resident, ResidentParts parts, const ProcessAccount& process) {
+  Facts facts;
+  facts.heap = static_cast<double>(heap_resident);
+  facts.slab_free = static_cast<double>(parts[Part::SlabFree]);
+  facts.internal = static_cast<double>(parts[Part::InternalFragmentation]);
+  facts.retained = static_cast<double>(parts[Part::Retained] + parts[Part::EmptySlab]);
+  facts.thread_cache = static_cast<double>(parts[Part::ThreadCache]);
+  facts.process = process.resident;
+  facts.outside = process.outside;
+  facts.huge_pages = process.huge_pages;
+  facts.swapped = process.swapped;
+  if (process.cgroup.distance() != kUnknownBytes) {
+    facts.cgroup_limit = static_cast<double>(process.cgroup.limit);
+    facts.cgroup_distance = static_cast<double>(process.cgroup.distance());
   }
-  store<Metric::kResidentBytes>(static_cast<uint32_t>(Part::Outside), outside);
-  store<Metric::kProcessResidentBytes>(0, total);
-  store<Metric::kResidentUnexplained>(0, unexplained);
-}
-
-void publish_no_process() {
-  store<Metric::kResidentBytes>(static_cast<uint32_t>(Part::Outside), kNotMeasured);
-  store<Metric::kProcessResidentBytes>(0, kNotMeasured);
-  store<Metric::kResidentUnexplained>(0, kNotMeasured);
+  publisher.window.look(counts(page), &facts);
+  for (uint32_t finding = 0; finding < kCountOf<metrics::Finding>; ++finding)
+    store<Metric::kDiagnosis>(finding, holds(static_cast<metrics::Finding>(finding), facts) ? 1.0 : 0.0);
 }
 
 template <Metric metric>
 double stored(uint32_t index) {
-  return decode_gauge(publisher.figures[kFirstSlot<metric> + index]);
+  return decode_gauge(figures[kFirstSlot<metric> + index]);
 }
 
 double stored_part(Part part) { return stored<Metric::kResidentBytes>(static_cast<uint32_t>(part)); }
@@ -247,18 +281,25 @@ void store_figures(PageHeader* page) {
   Slot* slots = publish_slots(page);
   Publication<>::publish(page->publish_epoch, [slots] {
     for (uint32_t i = 0; i < metrics::kPublishSlots; ++i)
-      slots[i].store(publisher.figures[i], std::memory_order_relaxed);
+      slots[i].store(figures[i], std::memory_order_relaxed);
   });
 }
 
 }  // namespace
+
+constinit uint64_t figures[metrics::kPublishSlots]{};
 
 void add_telemetry_range(uintptr_t address, size_t bytes) {
   if (publisher.extra_count < kMaxTelemetryRanges)
     publisher.extra[publisher.extra_count++] = {address, address + bytes};
 }
 
-void forget_telemetry_ranges() { publisher.extra_count = 0; }
+void forget_parent() {
+  publisher.extra_count = 0;
+  publisher.peak = {};
+  publisher.window = {};
+  forget_parent_account();
+}
 
 uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
   uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
@@ -270,14 +311,17 @@ uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
   uint64_t internal = 0;
   uint64_t live = 0;
   uint64_t cached = 0;
+  uint64_t remote = 0;
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     publish_class(page, view, size_class, &parts, &internal);
     const ClassTotals& of_class = totals.classes[size_class];
     uint64_t block = of_class.used_objects == 0 ? 0 : of_class.used / of_class.used_objects;
     cached += of_class.listed_objects * block;
     live += of_class.used - of_class.listed_objects * block;
+    remote += of_class.remote_objects;
   }
   publish_superslabs();
+  publish_purging(view);
   publish_locks(view);
   parts[Part::Live] += totals.large_resident_live;
   parts[Part::InternalFragmentation] += totals.large_resident_internal;
@@ -290,13 +334,11 @@ uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
   collect_telemetry_ranges();
   parts[Part::Telemetry] = telemetry_bytes();
   uint64_t middle = clock_nanoseconds(CLOCK_MONOTONIC);
-  if (depth == Depth::Process) {
-    publish_process(heap_resident, &parts);
-    publisher.cost.process = clock_nanoseconds(CLOCK_MONOTONIC) - middle;
-  } else {
-    publish_no_process();
-  }
+  publisher.ours.normalise();
+  ProcessAccount process = publish_process(publisher.ours, publisher.telemetry_ranges, heap_resident, depth);
+  if (!std::isnan(process.telemetry)) parts[Part::Telemetry] = static_cast<uint64_t>(process.telemetry);
   publisher.cost.heap = middle - start;
+  if (depth != Depth::Heap) publisher.cost.process = clock_nanoseconds(CLOCK_MONOTONIC) - middle;
   for (uint32_t part = 0; part < static_cast<uint32_t>(Part::Outside); ++part)
     store<Metric::kResidentBytes>(part, parts.bytes[part]);
 
@@ -309,7 +351,12 @@ uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
   store<Metric::kHeapResidentBytes>(0, heap_resident + parts[Part::Telemetry]);
   store<Metric::kThreads>(0, totals.threads);
   store<Metric::kThreadCacheBytes>(0, cached);
-  store<Metric::kPublishTime>(0, static_cast<double>(clock_nanoseconds(CLOCK_REALTIME)) / 1e9);
+  store<Metric::kRemoteQueue>(0, remote);
+  store<Metric::kRemoteQueueLongest>(0, totals.longest_remote_list);
+  double now = seconds(clock_nanoseconds(CLOCK_REALTIME));
+  publish_peak(parts[Part::Live], heap_resident, now);
+  publish_diagnosis(page, heap_resident, parts, process);
+  store<Metric::kPublishTime>(0, now);
   store_figures(page);
   remember(page);
   return totals.threads;

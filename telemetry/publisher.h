@@ -5,19 +5,15 @@
 #include <cstdint>
 
 #include "allocator/metrics/heap_view.h"
-#include "telemetry/residency.h"
+#include "telemetry/process_account.h"
 #include "telemetry/stats_page.h"
 
 namespace hakmem::telemetry {
 
-enum class Depth : uint8_t {
-  Heap,     // our own ranges only: cheap in any process
-  Process,  // and the rest of the process, which costs by the number of its mappings
-};
-
 // Ranges besides the pages that belong to telemetry, such as the serving thread's stack.
 void add_telemetry_range(uintptr_t address, size_t bytes);
-void forget_telemetry_ranges();  // in a forked child
+// In a forked child: what was known of the parent.
+void forget_parent();
 
 // Measures and stores. One thread at a time; takes no lock of the allocator and
 // allocates nothing through it. Returns the number of thread caches.

@@ -113,14 +113,19 @@ uint64_t process_resident_bytes() {
   return parse_decimal(&field) * kKernelPageBytes;
 }
 
-uint64_t process_resident_bytes_exact() {
+bool read_rollup(Rollup* result) {
   char buffer[1024];
-  if (read_small_file("/proc/self/smaps_rollup", buffer, sizeof buffer) <= 0) return 0;
-  const char* field = strstr(buffer, "Rss:");
-  if (field == nullptr) return 0;
-  field += 4;
-  field += strspn(field, " ");
-  return parse_decimal(&field) * 1024;
+  if (read_small_file("/proc/self/smaps_rollup", buffer, sizeof buffer) <= 0) return false;
+  auto field = [&](const char* name, uint64_t* bytes) {
+    const char* found = strstr(buffer, name);
+    if (found == nullptr) return false;
+    found += strlen(name);
+    found += strspn(found, " ");
+    *bytes = parse_decimal(&found) * 1024;
+    return true;
+  };
+  return field("\nRss:", &result->resident) && field("\nAnonHugePages:", &result->huge_pages) &&
+         field("\nLazyFree:", &result->lazily_freed) && field("\nSwap:", &result->swapped);
 }
 
 bool account_for_mappings(const RangeList& ours, const RangeList& telemetry_ranges, MappingAccount* result) {

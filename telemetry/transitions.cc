@@ -108,7 +108,7 @@ void on_fork_child() {
   state.next_process_try = 0;
   state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
   abandon_page();
-  forget_telemetry_ranges();
+  forget_parent();
   leave_serving_to_parent();
 }
 
@@ -124,7 +124,7 @@ const PageHeader* refresh_page(size_t* bytes) {
   if (header != nullptr) {
     uint64_t now = coarse_now();
     drain_initial_shard();
-    uint32_t threads = publish(metrics::heap_view, header, Depth::Process);
+    uint32_t threads = publish(metrics::heap_view, header, Depth::Scrape);
     PublishCost cost = publish_cost();
     schedule(now, cost.heap + cost.process, kScrapeHold);
     grow_page(threads);

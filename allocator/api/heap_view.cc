@@ -51,8 +51,8 @@ HAKMEM_READS_RACILY metrics::SlabView view_of(const Slab& slab, SlabState state)
   view.block_bytes = shape.block_bytes;
   view.capacity = shape.capacity;
   view.carved = slab.carved < shape.capacity ? slab.carved : shape.capacity;
-  uint32_t not_used =
-      (slab.countdown_start - slab.countdown) + RemoteList::count(slab.remote.load(std::memory_order_relaxed));
+  view.remote = RemoteList::count(slab.remote.load(std::memory_order_relaxed));
+  uint32_t not_used = (slab.countdown_start - slab.countdown) + view.remote;
   uint32_t used = slab.used;
   used = used > not_used ? used - not_used : 0;
   view.used = used < view.carved ? used : view.carved;
@@ -128,10 +128,14 @@ LockStatsView lock_stats(metrics::Lock lock) {
   return {};
 }
 
+size_t superslab_hold_back(size_t used) { return heap.superslabs.hold_back(used); }
+size_t huge_hold_back(size_t used) { return heap.huge.hold_back(used); }
+
 }  // namespace
 
-constinit const metrics::HeapView metrics::heap_view{view_class_bytes, visit_superslabs,   visit_slabs,    visit_huge,
-                                                     visit_threads,    visit_reservations, visit_metadata, lock_stats};
+constinit const metrics::HeapView metrics::heap_view{
+    view_class_bytes,   visit_superslabs, visit_slabs, visit_huge,          visit_threads,
+    visit_reservations, visit_metadata,   lock_stats,  superslab_hold_back, huge_hold_back};
 
 static_assert(static_cast<uint8_t>(LockRank::kPageArena) == static_cast<uint8_t>(metrics::Lock::PageArena));
 static_assert(static_cast<uint8_t>(LockRank::kCount) == metrics::kCountOf<metrics::Lock>);

@@ -19,12 +19,18 @@ inline constexpr uint32_t kSizeClassCount = kSlabClassCount + 2;
 
 enum class RefillSource : uint8_t { OwnFrees, RemoteFrees, FreshCarve, OtherSlab, NewSuperslab, kCount };
 enum class RefillStep : uint8_t { Scan, Map, Metadata, Carve, kCount };
+enum class KernelCall : uint8_t { Mmap, Mprotect, Madvise, Mremap, Munmap, kCount };
+enum class SlowCall : uint8_t { Malloc, Free, kCount };
 enum class SuperslabState : uint8_t { Active, Full, Empty, Purged, kCount };
 // Names and meaning of the states: superslab/slab.h.
 enum class SlabState : uint8_t { Free, Current, Available, Sleeping, Unowned, Pooled, Sampled, Large, kCount };
 enum class Lock : uint8_t { ThreadRegistry, SharedPool, Samples, Superslabs, Huge, PageArena, kCount };
 enum class BytesKind : uint8_t { Reserved, Committed, InUse, kCount };
 enum class Fragmentation : uint8_t { Internal, External, kCount };
+// Slabs by the share of their blocks that are handed out, superslabs by the share of their units in slabs.
+enum class Occupancy : uint8_t { To25, To50, To75, To100, kCount };
+// At the moment when the program held most.
+enum class AtPeak : uint8_t { Live, HeapResident, kCount };
 enum class Part : uint8_t {
   Live,
   InternalFragmentation,
@@ -35,6 +41,17 @@ enum class Part : uint8_t {
   Metadata,
   Telemetry,
   Outside,
+  kCount
+};
+
+// Of a process's memory, by smaps_rollup; swapped is not resident.
+enum class KernelState : uint8_t { HugePages, LazilyFreed, Swapped, kCount };
+enum class CgroupFigure : uint8_t { Current, Reclaimable, Limit, Distance, kCount };
+
+enum class Finding : uint8_t {
+#define HAKMEM_FINDING(enumerator, name, condition, advice) enumerator,
+#include "allocator/metrics/findings.def"
+#undef HAKMEM_FINDING
   kCount
 };
 
@@ -64,12 +81,20 @@ enum class LabelSet : uint8_t {
   SizeClassSource,
   SizeClassSlabState,
   SizeClassFragmentation,
+  SizeClassOccupancy,
   Step,
+  KernelCall,
+  SlowCall,
   Lock,
   SuperslabState,
   BytesKind,
   Fragmentation,
+  Occupancy,
+  AtPeak,
   Part,
+  KernelState,
+  CgroupFigure,
+  Finding,
   Build,
   PageProblem
 };
@@ -82,12 +107,20 @@ constexpr uint32_t cardinality(LabelSet labels) {
     case LabelSet::SizeClassSource: return kSizeClassCount * kCountOf<RefillSource>;
     case LabelSet::SizeClassSlabState: return kSizeClassCount * kCountOf<SlabState>;
     case LabelSet::SizeClassFragmentation: return kSizeClassCount * kCountOf<Fragmentation>;
+    case LabelSet::SizeClassOccupancy: return kSizeClassCount * kCountOf<metrics::Occupancy>;
     case LabelSet::Step: return kCountOf<RefillStep>;
+    case LabelSet::KernelCall: return kCountOf<metrics::KernelCall>;
+    case LabelSet::SlowCall: return kCountOf<metrics::SlowCall>;
     case LabelSet::Lock: return kCountOf<metrics::Lock>;
     case LabelSet::SuperslabState: return kCountOf<metrics::SuperslabState>;
     case LabelSet::BytesKind: return kCountOf<metrics::BytesKind>;
     case LabelSet::Fragmentation: return kCountOf<metrics::Fragmentation>;
+    case LabelSet::Occupancy: return kCountOf<metrics::Occupancy>;
+    case LabelSet::AtPeak: return kCountOf<metrics::AtPeak>;
     case LabelSet::Part: return kCountOf<metrics::Part>;
+    case LabelSet::KernelState: return kCountOf<metrics::KernelState>;
+    case LabelSet::CgroupFigure: return kCountOf<metrics::CgroupFigure>;
+    case LabelSet::Finding: return kCountOf<metrics::Finding>;
     case LabelSet::Build: return 1;
     case LabelSet::PageProblem: return kCountOf<metrics::PageProblem>;
   }
@@ -163,26 +196,47 @@ inline constexpr std::array<MetricText, kCountOf<Metric>> kTexts{{
 inline constexpr std::array kRefillSourceNames{"own_frees", "remote_frees", "fresh_carve", "other_slab",
                                                "new_superslab"};
 inline constexpr std::array kRefillStepNames{"scan", "map", "metadata", "carve"};
+inline constexpr std::array kKernelCallNames{"mmap", "mprotect", "madvise", "mremap", "munmap"};
+inline constexpr std::array kSlowCallNames{"malloc", "free"};
 inline constexpr std::array kSuperslabStateNames{"active", "full", "empty", "purged"};
 inline constexpr std::array kSlabStateNames{"free",    "current", "available", "sleeping",
                                             "unowned", "pooled",  "sampled",   "large"};
 inline constexpr std::array kLockNames{"thread_registry", "shared_pool", "samples", "superslabs", "huge", "page_arena"};
 inline constexpr std::array kBytesKindNames{"reserved", "committed", "in_use"};
 inline constexpr std::array kFragmentationNames{"internal", "external"};
+inline constexpr std::array kOccupancyNames{"0-25", "25-50", "50-75", "75-100"};
+inline constexpr std::array kAtPeakNames{"live", "heap_resident"};
 inline constexpr std::array kPartNames{
     "live",   "internal_fragmentation", "thread_cache", "slab_free", "empty_slab", "retained", "metadata", "telemetry",
     "outside"};
+inline constexpr std::array kKernelStateNames{"huge_pages", "lazily_freed", "swapped"};
+inline constexpr std::array kCgroupFigureNames{"current", "reclaimable", "limit", "distance"};
+struct FindingText {
+  const char* name;
+  const char* advice;
+};
+inline constexpr std::array<FindingText, kCountOf<Finding>> kFindings{{
+#define HAKMEM_FINDING(enumerator, name, condition, advice) {name, advice},
+#include "allocator/metrics/findings.def"
+#undef HAKMEM_FINDING
+}};
 inline constexpr std::array kPageProblemNames{"unreadable",        "not_a_page", "foreign_version",
                                               "foreign_catalogue", "damaged",    "foreign_owner"};
 
 static_assert(kRefillSourceNames.size() == kCountOf<RefillSource>);
 static_assert(kRefillStepNames.size() == kCountOf<RefillStep>);
+static_assert(kKernelCallNames.size() == kCountOf<KernelCall>);
+static_assert(kSlowCallNames.size() == kCountOf<SlowCall>);
 static_assert(kSuperslabStateNames.size() == kCountOf<SuperslabState>);
 static_assert(kSlabStateNames.size() == kCountOf<SlabState>);
 static_assert(kLockNames.size() == kCountOf<Lock>);
 static_assert(kBytesKindNames.size() == kCountOf<BytesKind>);
 static_assert(kFragmentationNames.size() == kCountOf<Fragmentation>);
+static_assert(kOccupancyNames.size() == kCountOf<Occupancy>);
+static_assert(kAtPeakNames.size() == kCountOf<AtPeak>);
 static_assert(kPartNames.size() == kCountOf<Part>);
+static_assert(kKernelStateNames.size() == kCountOf<KernelState>);
+static_assert(kCgroupFigureNames.size() == kCountOf<CgroupFigure>);
 static_assert(kPageProblemNames.size() == kCountOf<PageProblem>);
 
 }  // namespace hakmem::metrics

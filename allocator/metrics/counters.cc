@@ -4,6 +4,7 @@
 namespace hakmem::metrics {
 
 constinit Slot initial_shard[kShardSlots]{};
+constinit std::atomic<uint64_t> last_purge{0};
 constinit CounterSink counter_sink{{initial_shard}, {0}};
 
 }  // namespace hakmem::metrics

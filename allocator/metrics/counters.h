@@ -11,6 +11,7 @@
 #include "allocator/base/assert.h"
 #include "allocator/base/build_profile.h"
 #include "allocator/metrics/catalogue.h"
+#include "allocator/platform/clock.h"
 
 namespace hakmem::metrics {
 
@@ -92,9 +93,14 @@ class ThreadCounters {
   void add(size_t index, uint64_t amount) const {
     metrics::add<metric>(slots_, index, amount);
   }
+  // Whether this is one of the thread's slow calls that are timed.
+  bool is_slow_call_timed() { return ++slow_calls_ % kSlowCallInterval == 0; }
 
  private:
+  static constexpr uint32_t kSlowCallInterval = 16;
+
   Slot* slots_ = initial_shard;
+  uint32_t slow_calls_ = 0;
 };
 template <>
 class ThreadCounters<false> {
@@ -122,6 +128,18 @@ inline void count(uint32_t shard, uint64_t amount = 1) {
 template <Metric metric>
 inline void count(uint32_t shard, uint32_t size_class, RefillSource source, uint64_t amount) {
   count<metric>(shard, size_class * kCountOf<RefillSource> + static_cast<uint32_t>(source), amount);
+}
+
+// When a purge last ended, by CLOCK_MONOTONIC in nanoseconds; 0: never. Any thread.
+HAKMEM_HIDDEN extern std::atomic<uint64_t> last_purge;
+
+// One purge run that gave back so many bytes.
+inline void count_purge(uint32_t shard, uint64_t bytes) {
+  if constexpr (kBuild.stats) {
+    count<Metric::kPurgeRuns>(shard);
+    count<Metric::kPurgedBytes>(shard, bytes);
+    last_purge.store(monotonic_nanoseconds(), std::memory_order_relaxed);
+  }
 }
 
 // Adds one time to a histogram.

@@ -25,6 +25,7 @@ struct SlabView {
   uint32_t carved;         // objects carved so far, from the start of the slab
   uint32_t used;           // objects handed out and not seen freed, thread caches included
   size_t requested_bytes;  // of a large allocation; else 0
+  uint32_t remote = 0;     // objects freed by other threads that wait for its owner
 };
 
 struct SuperslabView {
@@ -66,6 +67,9 @@ struct HeapView {
   // Committed metadata ranges: slab records, thread caches, registries.
   void (*visit_metadata)(void (*visit)(void*, const RangeView&), void*);
   LockStatsView (*lock_stats)(Lock lock);
+  // Free bytes that are held back from purging while so many are used, in superslabs and of huge mappings.
+  size_t (*superslab_hold_back)(size_t used);
+  size_t (*huge_hold_back)(size_t used);
 };
 
 extern const HeapView heap_view;  // defined in api/

@@ -1,4 +1,5 @@
-// Times the steps of superslab_refill; empty in the release build.
+// Times the steps of superslab_refill, kernel calls and slow calls; empty in the
+// release build.
 #pragma once
 
 #include "allocator/base/build_profile.h"
@@ -36,6 +37,53 @@ class StepTimer {
   uint32_t shard_ = 0;
   uint64_t last_ = 0;
 };
+
+// From its start to its end, one kernel call. They are rare: one shard serves all threads.
+class KernelCallTimer {
+ public:
+  explicit KernelCallTimer(KernelCall call) : call_(static_cast<uint32_t>(call)), start_(ticks()) {}
+  ~KernelCallTimer() {
+    count<Metric::kKernelCalls>(0, call_, uint64_t{1});
+    count<Metric::kKernelCallTime>(0, call_, Ticks<kBuild.stats>::scale.nanoseconds(start_, ticks()));
+  }
+  KernelCallTimer(const KernelCallTimer&) = delete;
+  KernelCallTimer& operator=(const KernelCallTimer&) = delete;
+
+ private:
+  uint32_t call_;
+  uint64_t start_;
+};
+
+// From its start to its end, one slow call.
+class SlowCallTimer {
+ public:
+  SlowCallTimer(Slot* slots, SlowCall call) : slots_(slots), call_(static_cast<uint32_t>(call)), start_(ticks()) {}
+  ~SlowCallTimer() {
+    uint64_t nanoseconds = Ticks<kBuild.stats>::scale.nanoseconds(start_, ticks());
+    add<Metric::kSlowCallTime>(slots_, call_ * kHistogramSlots + histogram_bucket(nanoseconds), 1);
+    add<Metric::kSlowCallTime>(slots_, call_ * kHistogramSlots + kHistogramBuckets, nanoseconds);
+  }
+  SlowCallTimer(const SlowCallTimer&) = delete;
+  SlowCallTimer& operator=(const SlowCallTimer&) = delete;
+
+ private:
+  Slot* slots_;
+  uint32_t call_;
+  uint64_t start_;
+};
+
+// Makes a slow call, one in kSlowCallInterval of a thread with its time taken.
+// Those that are not timed pay three instructions.
+template <bool enabled, class Call>
+inline auto slow_call(ThreadCounters<enabled>& counters, SlowCall which, Call call) {
+  if constexpr (enabled) {
+    if (counters.is_slow_call_timed()) [[unlikely]] {
+      SlowCallTimer timer(counters.slots(), which);
+      return call();
+    }
+  }
+  return call();
+}
 
 // The time of carving one slab, bit by bit: added up in ticks, and observed as
 // one time of the carve step when the slab is carved whole or given back.

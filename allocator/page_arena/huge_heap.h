@@ -180,6 +180,8 @@ class HugeHeap {
       }
   }
 
+  // Bytes retained while `used` are live. Any thread.
+  size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
   RankedLock& lock() { return lock_; }
 
  private:
@@ -356,10 +358,7 @@ class HugeHeap {
       Memory::release(reinterpret_cast<void*>(mappings[i].address), mappings[i].bytes);
       bytes += mappings[i].bytes;
     }
-    if (bytes > 0) {
-      metrics::count<metrics::Metric::kPurgeRuns>(shard);
-      metrics::count<metrics::Metric::kPurgedBytes>(shard, uint64_t{bytes});
-    }
+    if (bytes > 0) metrics::count_purge(shard, bytes);
     return bytes;
   }
 

@@ -13,19 +13,23 @@
 
 namespace hakmem {
 
-// Guarded by the lock of whoever owns it.
+// Guarded by the lock of whoever owns it, but for hold_back(), which any thread may ask.
 class PurgePolicy {
  public:
   // Churn widens the hold-back by at most so many eighths of what is used, and a purge.
   constexpr explicit PurgePolicy(uint32_t churn_eighths = 4) : churn_eighths_(churn_eighths) {}
 
+  // Free bytes to keep while `used` are in use.
+  size_t hold_back(size_t used) const {
+    return (used / 10 > kMinHoldBack ? used / 10 : kMinHoldBack) + churn_.load(std::memory_order_relaxed);
+  }
+
   // Bytes by which `retained` exceeds the hold-back; 0 when it does not.
   size_t surplus(size_t retained, size_t used) const {
-    size_t hold_back = used / 10 > kMinHoldBack ? used / 10 : kMinHoldBack;
-    hold_back += churn_;
-    if (retained <= hold_back) return 0;
+    size_t kept = hold_back(used);
+    if (retained <= kept) return 0;
     // A little below the limit, so that the next free does not purge again.
-    return retained - hold_back + kPurgeStep;
+    return retained - kept + kPurgeStep;
   }
 
   // The part of it to purge now; at most kMaxPurgeBytes, so that no single free takes long.
@@ -37,13 +41,15 @@ class PurgePolicy {
   // Purged memory was taken into use again, `used` with it: purging it was a loss.
   void taken_again(size_t bytes, size_t used) {
     size_t limit = used / 8 * churn_eighths_ + kMaxPurgeBytes;
-    churn_ = churn_ + bytes < limit ? churn_ + bytes : limit;
+    size_t churn = churn_.load(std::memory_order_relaxed) + bytes;
+    churn_.store(churn < limit ? churn : limit, std::memory_order_relaxed);
   }
 
   // A second has passed: bytes to purge, for those who follow it so many that
   // half of what is retained goes in about ten of them.
   size_t decay(size_t retained) {
-    churn_ -= churn_ / 8;
+    size_t churn = churn_.load(std::memory_order_relaxed);
+    churn_.store(churn - churn / 8, std::memory_order_relaxed);
     size_t part = retained / 16;
     return part < kMaxPurgeBytes ? part : kMaxPurgeBytes;
   }
@@ -54,7 +60,7 @@ class PurgePolicy {
   static constexpr size_t kMaxPurgeBytes = 16 * kMiB;
 
   uint32_t churn_eighths_;
-  size_t churn_ = 0;
+  std::atomic<size_t> churn_{0};
 };
 
 // Tells one thread a second that a second has passed.

@@ -22,14 +22,14 @@ bool Heap::reclaim_addresses(uint32_t shard) {
 
 Message Heap::misuse_of(const void* address) {
   auto place = reinterpret_cast<uintptr_t>(address);
-  using HugePlace = HugeHeap<LinuxMemory>::Place;
+  using HugePlace = HugeHeap<SystemMemory>::Place;
   HugePlace in_huge = huge.place_of(address);
   if (in_huge == HugePlace::kLive) return Message::kInvalidPointer;
   bool was_freed = place % kPageBytes == 0;  // where a huge block may have started
   if (in_huge == HugePlace::kOutside) {
     const Slab* slab = superslabs.find(place);
     if (slab == nullptr) return Message::kForeignPointer;
-    was_freed = SuperslabHeap<LinuxMemory>::was_allocated(slab, place);
+    was_freed = SuperslabHeap<SystemMemory>::was_allocated(slab, place);
   }
   return was_freed ? Message::kDoubleFree : Message::kInvalidPointer;
 }

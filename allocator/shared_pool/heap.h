@@ -1,8 +1,12 @@
 // The one heap of the process: what all threads share.
 #pragma once
 
+#include <type_traits>
+
 #include "allocator/base/assert.h"
+#include "allocator/base/build_profile.h"
 #include "allocator/base/message.h"
+#include "allocator/page_arena/counted_memory.h"
 #include "allocator/page_arena/huge_heap.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/platform/virtual_memory.h"
@@ -10,6 +14,8 @@
 #include "allocator/superslab/superslab_heap.h"
 
 namespace hakmem {
+
+using SystemMemory = std::conditional_t<kBuild.stats, CountedMemory<LinuxMemory>, LinuxMemory>;
 
 struct Heap {
   constexpr Heap() = default;
@@ -21,7 +27,7 @@ struct Heap {
     if (slab == nullptr && reclaim_addresses(shard)) slab = superslabs.take_span(units, state, size_class, shard);
     return slab;
   }
-  HugeHeap<LinuxMemory>::Allocation allocate_huge(size_t bytes, size_t alignment, uint32_t shard) {
+  HugeHeap<SystemMemory>::Allocation allocate_huge(size_t bytes, size_t alignment, uint32_t shard) {
     auto allocation = huge.allocate(bytes, alignment, shard);
     if (allocation.address == nullptr && reclaim_addresses(shard)) allocation = huge.allocate(bytes, alignment, shard);
     return allocation;
@@ -45,9 +51,9 @@ struct Heap {
   // What is wrong with a pointer that is none to a live block. Any thread.
   HAKMEM_COLD Message misuse_of(const void* address);
 
-  PageArena<LinuxMemory> arena;
-  SuperslabHeap<LinuxMemory> superslabs{arena};
-  HugeHeap<LinuxMemory> huge{arena};
+  PageArena<SystemMemory> arena;
+  SuperslabHeap<SystemMemory> superslabs{arena};
+  HugeHeap<SystemMemory> huge{arena};
   SharedPool pool;
   DecayClock decay_clock;
 };

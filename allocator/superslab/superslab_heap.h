@@ -113,8 +113,7 @@ class SuperslabHeap {
       if (bytes == 0) break;
       purged += bytes;
     }
-    metrics::count<metrics::Metric::kPurgeRuns>(shard);
-    metrics::count<metrics::Metric::kPurgedBytes>(shard, uint64_t{purged});
+    metrics::count_purge(shard, purged);
     if constexpr (kBuild.stats) metrics::count<metrics::Metric::kPurgeTime>(shard, monotonic_nanoseconds() - start);
     return purged;
   }
@@ -190,6 +189,8 @@ class SuperslabHeap {
     return false;
   }
 
+  // Free bytes that are not purged while slabs hold `used`. Any thread.
+  size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
   size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
   RankedLock& lock() { return lock_; }
   PageArena<Memory>& arena() { return arena_; }

@@ -185,7 +185,7 @@ void free_counted_out(Block* block, Slab* slab) {
   uint32_t blocks = cache->blocks_in_bin(size_class);
   uint32_t limit = state.bin_limit;
   if (blocks == limit) [[unlikely]]
-    return free_into_full(block, slab);
+    return metrics::slow_call(cache->counters, metrics::SlowCall::Free, [=] { free_into_full(block, slab); });
   if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
     return free_at_sample(block, slab);
   // The bin has been allocated from: it may fill more.

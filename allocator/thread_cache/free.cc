@@ -246,7 +246,7 @@ void free_cold(void* address) {
     LateCacheScope late;
     return free_with(thread_state.cache, address);
   }
-  free_with(cache, address);
+  metrics::slow_call(cache->counters, metrics::SlowCall::Free, [&] { free_with(cache, address); });
 }
 
 void free_suspect(Block* block, Slab* slab) {
@@ -258,7 +258,7 @@ void free_inside(Block* block) { report_misuse(Message::kInvalidPointer, block);
 __attribute__((no_sanitize("thread"))) bool is_free(Slab* slab, const Block* block) {
   uint64_t remote = slab->remote.load(std::memory_order_acquire);
   Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
-  SuperslabHeap<LinuxMemory>::ReaderScope reader(heap.superslabs);
+  SuperslabHeap<SystemMemory>::ReaderScope reader(heap.superslabs);
   return slab->has_free(block) || is_on_list(block, remote_first, slab->shape().capacity) ||
          is_in_a_bin(block, slab->size_class);
 }

@@ -38,12 +38,21 @@ uint32_t take_listed(Bin& bin, Slab* slab, uint32_t limit) {
   return count;
 }
 
+// Of a slab without pages, `bytes` more are carved; those pages are touched now.
+void count_first_touch(const ThreadCache* cache, const Slab* slab, size_t bytes) {
+  if (!slab->zeroed) return;
+  size_t carved = size_t{slab->carved} * slab->shape().block_bytes;
+  size_t pages = (carved + bytes + kPageBytes - 1) / kPageBytes - (carved + kPageBytes - 1) / kPageBytes;
+  if (pages != 0) metrics::count<metrics::Metric::kFirstTouchedPages>(cache->shard, uint64_t{pages});
+}
+
 uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit) {
   const ClassShape& shape = slab->shape();
   slab->carve_time.start();
   uint32_t count = shape.capacity - slab->carved;
   if (count > limit) count = limit;
   uintptr_t address = slab->start + size_t{slab->carved} * shape.block_bytes;
+  if constexpr (kBuild.stats) count_first_touch(cache, slab, size_t{count} * shape.block_bytes);
   Block** top = bin.top - count;
   for (uint32_t i = 0; i < count; ++i, address += shape.block_bytes) {
     top[i] = reinterpret_cast<Block*>(address);
@@ -231,7 +240,8 @@ void* allocate_cold(size_t bytes) {
   if (cache != &empty_cache) [[likely]] {
     if (kBuild.stats && cache->blocks_in_bin(size_class) != 0) [[unlikely]]
       return allocate_sample(cache, size_class, bytes);
-    return refill_and_allocate(cache, size_class, bytes);
+    return metrics::slow_call(cache->counters, metrics::SlowCall::Malloc,
+                              [=] { return refill_and_allocate(cache, size_class, bytes); });
   }
   cache = start_thread();
   if (cache != nullptr) return allocate_from(cache, size_class * kBinWords, bytes);

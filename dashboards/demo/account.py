@@ -102,7 +102,8 @@ def superslab_refill(scrape, seconds):
     times = scrape.by("hakmem_superslab_refill_seconds_sum", "step")
     counts = scrape.by("hakmem_superslab_refill_seconds_count", "step")
     total = sum(times.values())
-    lines = [f"superslab_refill: {seconds_text(total)} in {seconds:.0f} s, {share_text(total, seconds)} of one CPU",
+    cpu = scrape.total("hakmem_process_cpu_seconds_total")
+    lines = [f"superslab_refill: {seconds_text(total)} in {seconds:.0f} s, {share_text(total, cpu)} of the CPU time",
              f"  {'step':<24}{'time':>12}{'share':>9}{'times':>14}{'mean':>10}"]
     for step, value in times.items():
         count = counts.get(step, 0)
@@ -130,7 +131,26 @@ def wasteful_classes(scrape, number=5):
     return lines
 
 
+def findings(moments):
+    """Which documented conditions held at the named moments."""
+    lines = ["Findings (docs/diagnosis.md says what each means and what to change)"]
+    for name, scrape in moments:
+        held = [finding for finding, value in scrape.by("hakmem_diagnosis", "finding").items() if value == 1]
+        lines.append(f"  {name:<24}{', '.join(held) or 'none'}")
+    return lines
+
+
+def peak(scrape):
+    """What was needed when most was live."""
+    live = scrape.total("hakmem_peak_bytes", kind="live")
+    heap = scrape.total("hakmem_peak_bytes", kind="heap_resident")
+    return [f"At the peak {bytes_text(live)} were live in a heap of {bytes_text(heap)}: realized fragmentation"
+            f" {100 * scrape.total('hakmem_realized_fragmentation_ratio'):.1f} %"]
+
+
 def purging(scrape):
     runs = scrape.total("hakmem_purge_runs_total")
     return [f"Purging: {runs:,.0f} runs gave back {bytes_text(scrape.total('hakmem_purged_bytes_total'))}"
-            f" in {seconds_text(scrape.total('hakmem_purge_seconds_total'))}"]
+            f" in {seconds_text(scrape.total('hakmem_purge_seconds_total'))};"
+            f" {bytes_text(scrape.total('hakmem_purge_hold_back_bytes'))} may be held back,"
+            f" {bytes_text(scrape.total('hakmem_purge_backlog_bytes'))} more wait to be purged"]

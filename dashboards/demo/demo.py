@@ -101,7 +101,8 @@ def print_account(show, redis, prometheus, workload, moments):
     moments = [*moments, ("at the end", end)]
     say()
     say(f"== where the memory of redis-server is, after {show.seconds():.0f} s and {workload.commands:,} commands ==")
-    for block in (account.resident(end), account.before_and_after(moments), account.refills(end),
+    for block in (account.resident(end), account.before_and_after(moments), account.peak(end),
+                  account.findings(moments), account.refills(end),
                   account.superslab_refill(end, show.seconds()), account.wasteful_classes(end), account.purging(end)):
         say()
         for line in block:

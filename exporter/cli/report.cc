@@ -40,6 +40,27 @@ void print_heading(const Snapshot& snapshot) {
          exporter::is_gone(snapshot.identity) ? "; the process has ended" : "");
 }
 
+// Only those that there are: most processes have none of them.
+void print_states(const Snapshot& snapshot) {
+  constexpr const char* kTexts[] = {"of it in huge pages", "of it lazily freed", "beside it, swapped"};
+  for (uint32_t state = 0; state < kCountOf<metrics::KernelState>; ++state) {
+    double bytes = snapshot.gauge(Metric::kProcessMemory, state);
+    if (bytes > 0) printf("  %-24s %14s\n", kTexts[state], size_text(bytes).c_str());
+  }
+}
+
+void print_cgroup(const Snapshot& snapshot) {
+  auto figure = [&](metrics::CgroupFigure which) {
+    return snapshot.gauge(Metric::kCgroupMemory, static_cast<uint32_t>(which));
+  };
+  double limit = figure(metrics::CgroupFigure::Limit);
+  if (std::isnan(limit)) return;
+  double distance = figure(metrics::CgroupFigure::Distance);
+  printf("\nCgroup\n  %-24s %14s\n", "limit", size_text(limit).c_str());
+  printf("  %-24s %14s\n", "in use", size_text(figure(metrics::CgroupFigure::Current)).c_str());
+  printf("  %-24s %14s %9s\n", "distance to the limit", size_text(distance).c_str(), percent(distance, limit).c_str());
+}
+
 void print_resident(const Snapshot& snapshot) {
   double total = snapshot.gauge(Metric::kProcessResidentBytes, 0);
   if (std::isnan(total)) total = snapshot.gauge(Metric::kHeapResidentBytes, 0);
@@ -50,11 +71,48 @@ void print_resident(const Snapshot& snapshot) {
   }
   double unexplained = snapshot.gauge(Metric::kResidentUnexplained, 0);
   printf("  %-24s %14s %9s\n", "unexplained", size_text(unexplained).c_str(), percent(unexplained, total).c_str());
+  print_states(snapshot);
+  print_cgroup(snapshot);
   printf("\nFragmentation\n");
   for (uint32_t kind = 0; kind < kCountOf<metrics::Fragmentation>; ++kind)
     printf("  %-24s %14s %9s\n", metrics::kFragmentationNames[kind],
            size_text(snapshot.gauge(Metric::kFragmentationBytes, kind)).c_str(),
            percent(snapshot.gauge(Metric::kFragmentationRatio, kind), 1).c_str());
+}
+
+// What a reader should look at first.
+void print_findings(const Snapshot& snapshot) {
+  bool has_any = false;
+  for (uint32_t finding = 0; finding < kCountOf<metrics::Finding>; ++finding) {
+    if (snapshot.gauge(Metric::kDiagnosis, finding) != 1) continue;
+    if (!has_any) printf("\nFindings\n");
+    has_any = true;
+    printf("  %s: %s\n", metrics::kFindings[finding].name, metrics::kFindings[finding].advice);
+  }
+  if (!has_any) printf("\nNo findings\n");
+}
+
+std::string time_text(double timestamp) {
+  if (std::isnan(timestamp)) return "never";
+  auto moment = static_cast<time_t>(timestamp);
+  tm broken_down{};
+  char text[32];
+  strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", localtime_r(&moment, &broken_down));
+  return text;
+}
+
+void print_peak_and_purging(const Snapshot& snapshot) {
+  auto peak = [&](metrics::AtPeak which) { return snapshot.gauge(Metric::kPeak, static_cast<uint32_t>(which)); };
+  printf("\nPeak, at %s\n", time_text(snapshot.gauge(Metric::kPeakTime, 0)).c_str());
+  printf("  %-24s %14s\n", "live", size_text(peak(metrics::AtPeak::Live)).c_str());
+  printf("  %-24s %14s\n", "resident heap", size_text(peak(metrics::AtPeak::HeapResident)).c_str());
+  printf("  %-24s %24s\n", "realized fragmentation",
+         percent(snapshot.gauge(Metric::kRealizedFragmentation, 0), 1).c_str());
+  printf("\nPurging, last run %s\n", time_text(snapshot.gauge(Metric::kLastPurge, 0)).c_str());
+  printf("  %-24s %14s\n", "given back so far",
+         size_text(static_cast<double>(snapshot.counter(Metric::kPurgedBytes, 0))).c_str());
+  printf("  %-24s %14s\n", "held back", size_text(snapshot.gauge(Metric::kPurgeHoldBack, 0)).c_str());
+  printf("  %-24s %14s\n", "backlog", size_text(snapshot.gauge(Metric::kPurgeBacklog, 0)).c_str());
 }
 
 void print_superslab_refill(const Snapshot& snapshot) {
@@ -65,7 +123,8 @@ void print_superslab_refill(const Snapshot& snapshot) {
     seconds[step] = static_cast<double>(snapshot.counter(Metric::kSuperslabRefillTime, slot)) / 1e9;
     sum += seconds[step];
   }
-  printf("\nsuperslab_refill %20.1f ms\n", sum * 1e3);
+  double cpu = static_cast<double>(snapshot.counter(Metric::kProcessCpu, 0)) / 1e9;
+  printf("\nsuperslab_refill %20.1f ms %9s of the CPU time\n", sum * 1e3, percent(sum, cpu).c_str());
   for (uint32_t step = 0; step < kCountOf<metrics::RefillStep>; ++step)
     printf("  %-24s %11.1f ms %9s\n", metrics::kRefillStepNames[step], seconds[step] * 1e3,
            percent(seconds[step], sum).c_str());
@@ -88,15 +147,16 @@ void print_size_classes(const Snapshot& snapshot) {
             [&](uint32_t a, uint32_t b) { return waste(snapshot, a) > waste(snapshot, b); });
   if (classes.size() > kWastefulClasses) classes.resize(kWastefulClasses);
   if (classes.empty()) return;
-  printf("\nMost wasteful size classes\n  %8s %12s %12s %12s %12s %10s\n", "size", "slabs", "live", "internal",
-         "external", "occupancy");
+  printf("\nMost wasteful size classes\n  %8s %12s %12s %12s %12s %12s %10s\n", "size", "slabs", "live", "internal",
+         "external", "compactable", "occupancy");
   for (uint32_t size_class : classes) {
     uint32_t first = size_class * kCountOf<metrics::Fragmentation>;
-    printf("  %8s %12s %12s %12s %12s %10s\n", exporter::size_class_name(size_class, snapshot.class_bytes).c_str(),
+    printf("  %8s %12s %12s %12s %12s %12s %10s\n", exporter::size_class_name(size_class, snapshot.class_bytes).c_str(),
            size_text(snapshot.gauge(Metric::kSlabBytes, size_class)).c_str(),
            size_text(snapshot.gauge(Metric::kLiveBytes, size_class)).c_str(),
            size_text(snapshot.gauge(Metric::kClassFragmentationBytes, first)).c_str(),
            size_text(snapshot.gauge(Metric::kClassFragmentationBytes, first + 1)).c_str(),
+           size_text(snapshot.gauge(Metric::kCompactableBytes, size_class)).c_str(),
            percent(snapshot.gauge(Metric::kSlabOccupancy, size_class), 1).c_str());
   }
 }
@@ -127,7 +187,9 @@ int report(const Arguments& arguments) {
     return wrong_use(file + " is not a stats page that this version reads: " +
                      metrics::kPageProblemNames[static_cast<size_t>(verdict.problem)]);
   print_heading(snapshot);
+  print_findings(snapshot);
   print_resident(snapshot);
+  print_peak_and_purging(snapshot);
   print_superslab_refill(snapshot);
   print_size_classes(snapshot);
   double published = snapshot.gauge(Metric::kPublishTime, 0);

@@ -24,6 +24,10 @@ SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
+MIB = 1 << 20
+UNSAMPLED = {"HAKMEM_SAMPLE_BYTES": "0"}
+
+
 def main():
     global BUILD
     if len(sys.argv) < 2 or not os.path.isdir(sys.argv[1]):
@@ -77,6 +81,23 @@ def wait_until(condition, what, seconds=20):
             return value
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def limited_cgroup(limit):
+    """The folder of a new cgroup with a limit of its memory; None where none can be made."""
+    for root, file in ((pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+                       (pathlib.Path("/sys/fs/cgroup"), "memory.max")):
+        folder = root / f"hakmem-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            (folder / file).write_text(str(limit))
+            return folder
+        except OSError:
+            folder.rmdir()
+    return None
 
 
 class Scrape:

@@ -55,6 +55,49 @@ void free_slot(Slot& slot, size_t step) {
   }
 }
 
+// Maps memory where no account looks for it: over the end of the reservation
+// of addresses, the largest mapping without access.
+void hide(size_t bytes) {
+  FILE* maps = fopen("/proc/self/maps", "re");
+  unsigned long begin = 0;
+  unsigned long end = 0;
+  unsigned long largest = 0;
+  unsigned long place = 0;
+  char permissions[8];
+  while (fscanf(maps, "%lx-%lx %7s%*[^\n]", &begin, &end, permissions) == 3)
+    if (permissions[0] == '-' && end - begin > largest) largest = end - begin, place = end;
+  fclose(maps);
+  void* wanted = reinterpret_cast<void*>(place - (256ul << 20));
+  void* address = mmap(wanted, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  if (address == MAP_FAILED) abort();
+  memset(address, 1, bytes);
+}
+
+// Maps and touches whole huge pages; the bytes of them.
+void map_huge_pages(size_t bytes) {
+  constexpr uintptr_t kHugePage = 2 << 20;
+  uintptr_t area = reinterpret_cast<uintptr_t>(map(bytes + kHugePage));
+  void* address = reinterpret_cast<void*>((area + kHugePage - 1) & ~(kHugePage - 1));
+  madvise(address, bytes, MADV_HUGEPAGE);
+  memset(address, 1, bytes);
+}
+
+void free_lazily(size_t bytes) {
+  void* address = map(bytes);
+  madvise(address, bytes, MADV_NOHUGEPAGE);
+  memset(address, 1, bytes);
+  madvise(address, bytes, MADV_FREE);
+}
+
+// Frees all but one object in `step`.
+void keep_few(Slot& slot, size_t step) {
+  for (size_t i = 0; i < slot.count; ++i) {
+    if (i % step == 1) continue;
+    free(slot.pointers[i]);
+    slot.pointers[i] = nullptr;
+  }
+}
+
 template <class Body>
 void in_thread(Body body) {
   pthread_t thread;
@@ -73,6 +116,18 @@ pthread_barrier_t released;
 pthread_t holders[kMaxThreads];
 size_t holder_count;
 
+// Leaves in the thread's cache what fits: 64 KiB of many size classes.
+void fill_cache() {
+  static thread_local void* blocks[256];
+  for (size_t bytes = 256; bytes <= 32768; bytes += bytes / 8) {
+    size_t count = 65536 / bytes;
+    for (size_t i = 0; i < count; ++i) memset(blocks[i] = malloc(bytes), 1, bytes);
+    for (size_t i = 0; i < count; ++i) free(blocks[i]);
+  }
+}
+
+std::atomic<bool> caches_are_filled;
+
 void hold_threads(size_t count) {
   holder_count = count;
   pthread_barrier_init(&held, nullptr, static_cast<unsigned>(count + 1));
@@ -82,6 +137,7 @@ void hold_threads(size_t count) {
         &holders[i], nullptr,
         [](void*) -> void* {
           void* volatile block = malloc(100);
+          if (caches_are_filled) fill_cache();
           pthread_barrier_wait(&held);
           pthread_barrier_wait(&released);
           free(block);
@@ -94,6 +150,41 @@ void hold_threads(size_t count) {
 void release_threads() {
   pthread_barrier_wait(&released);
   for (size_t i = 0; i < holder_count; ++i) pthread_join(holders[i], nullptr);
+}
+
+// Takes new slabs, touching a page of each, and gives them back to the kernel, again and again.
+void churn(size_t rounds) {
+  static void* blocks[1000];
+  for (size_t round = 0; round < rounds; ++round) {
+    for (void*& block : blocks) block = malloc(60'000);
+    for (void* block : blocks) free(block);
+    malloc_trim(0);
+  }
+}
+
+// Objects that one thread allocates and another frees.
+void pass_on(size_t rounds) {
+  static void* blocks[20'000];
+  static pthread_barrier_t turn;
+  pthread_barrier_init(&turn, nullptr, 2);
+  pthread_t thread;
+  pthread_create(
+      &thread, nullptr,
+      [](void* argument) -> void* {
+        for (size_t round = 0; round < *static_cast<size_t*>(argument); ++round) {
+          pthread_barrier_wait(&turn);
+          for (void* block : blocks) free(block);
+          pthread_barrier_wait(&turn);
+        }
+        return nullptr;
+      },
+      &rounds);
+  for (size_t round = 0; round < rounds; ++round) {
+    for (void*& block : blocks) block = malloc(64);
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn);
+  }
+  pthread_join(thread, nullptr);
 }
 
 // Threads that allocate and free huge blocks for a while, all behind one lock.
@@ -169,6 +260,8 @@ bool run_command(const char* verb, size_t a, size_t b, size_t c) {
     allocate(slots[a], b, c);
   } else if (strcmp(verb, "free") == 0) {
     free_slot(slots[a], b);
+  } else if (strcmp(verb, "keep") == 0) {
+    keep_few(slots[a], b);
   } else if (strcmp(verb, "thread_free") == 0) {
     in_thread([a, b] { free_slot(slots[a], b); });
   } else if (strcmp(verb, "thread_alloc") == 0) {
@@ -177,12 +270,25 @@ bool run_command(const char* verb, size_t a, size_t b, size_t c) {
     slots[a].pointers[0] = realloc(slots[a].pointers[0], b);
   } else if (strcmp(verb, "hold_threads") == 0) {
     hold_threads(a);
+  } else if (strcmp(verb, "hold_caches") == 0) {
+    caches_are_filled = true;
+    hold_threads(a);
+  } else if (strcmp(verb, "churn") == 0) {
+    churn(a);
+  } else if (strcmp(verb, "pass_on") == 0) {
+    pass_on(a);
   } else if (strcmp(verb, "release_threads") == 0) {
     release_threads();
   } else if (strcmp(verb, "contend") == 0) {
     contend();
   } else if (strcmp(verb, "map") == 0) {
     memset(map(a), 1, a);
+  } else if (strcmp(verb, "hide") == 0) {
+    hide(a);
+  } else if (strcmp(verb, "map_huge_pages") == 0) {
+    map_huge_pages(a);
+  } else if (strcmp(verb, "free_lazily") == 0) {
+    free_lazily(a);
   } else if (strcmp(verb, "trim") == 0) {
     malloc_trim(0);
   } else if (strcmp(verb, "limit") == 0) {

@@ -184,6 +184,29 @@ class PostgresTest(unittest.TestCase):
             self.assertGreaterEqual(now.get(series, -1), value, series)
         counted.update(now)
 
+    def test_the_account_of_resident_memory_adds_up(self):
+        """Of the server and of its backends, while they come, grow, shrink and go."""
+        if "telemetry" not in harness.LIBRARY:
+            self.skipTest("only the telemetry library has an endpoint")
+        port = harness.free_port()
+        self.start(HAKMEM_LISTEN=f"127.0.0.1:{port}", HAKMEM_PROGRAM="postgres")
+        endpoint.wait_for(port)
+        with endpoint.account_adds_up(self, port, 10 << 20, 2) as watch:
+            self.client("pgbench", "-i", "-q", "postgres")
+            self.client("pgbench", "-n", "-c", "4", "-j", "2", "-T", "3", "postgres")
+            session = self.session()
+            # It sorts in memory: grows and shrinks with each query, and is measured once a second at most.
+            session.stdin.write("set work_mem='200MB';\n")
+            for _ in range(40):
+                session.stdin.write("select count(distinct md5(n::text)) from generate_series(1, 300000) n;\n")
+                self.assertEqual("300000", session.stdout.readline().strip())
+                sizes = [resident for pid, _, resident in watch.looks if pid == str(session.backend)]
+                if sizes and max(sizes) - min(sizes) > 10 << 20:
+                    break
+        session.stdin.close()
+        self.assertEqual(0, session.wait(timeout=20))
+        self.stop()
+
 
 if __name__ == "__main__":
     harness.main()

@@ -4,6 +4,7 @@ import os
 import random
 import re
 
+import endpoint
 import harness
 
 
@@ -41,11 +42,11 @@ class RedisTest(harness.PreloadTest):
         super().setUp()
         self.port = harness.free_port()
 
-    def start(self, preload=True):
+    def start(self, preload=True, **variables):
         """Starts a server on the dump of the scratch directory."""
         context = harness.server(
             [harness.program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--dir", self.scratch, "--enable-debug-command", "yes", "--daemonize", "no"], preload)
+             "--dir", self.scratch, "--enable-debug-command", "yes", "--daemonize", "no"], preload, variables=variables)
         self.process = self.enterContext(context)
         harness.wait_until(lambda: self.ping() or self.process.poll() is not None, 20, "redis-server answers")
         self.assertIsNone(self.process.poll(), self.process.log())
@@ -142,6 +143,23 @@ class RedisTest(harness.PreloadTest):
             self.command("SET", "key", "value")
         flushed = harness.resident_kib(self.process.pid)
         self.assertLess(flushed - empty, 60 * 1024)
+        self.stop()
+
+    def test_the_account_of_resident_memory_adds_up(self):
+        """While the server grows, shrinks, and forks a child that saves."""
+        if "telemetry" not in harness.LIBRARY:
+            self.skipTest("only the telemetry library has an endpoint")
+        port = harness.free_port()
+        self.start(HAKMEM_LISTEN=f"127.0.0.1:{port}", HAKMEM_PROGRAM="redis-server", HAKMEM_PAGES=self.directory("pages"))
+        endpoint.wait_for(port)
+        with endpoint.account_adds_up(self, port, 100 << 20):
+            self.command("DEBUG", "POPULATE", 150000, "filler", 1000)
+            self.command("CONFIG", "SET", "rdb-key-save-delay", "10")  # microseconds a key: a child that lives for a while
+            self.command("BGSAVE")
+            self.fill()
+            harness.wait_until(lambda: self.info("rdb_bgsave_in_progress") == "0", 30, "the snapshot is written")
+            self.command("FLUSHALL")
+            self.fill()
         self.stop()
 
 

@@ -5,6 +5,7 @@ import random
 import sys
 import threading
 
+import endpoint
 import harness
 
 SERVER = ""  # taken from the command line, below
@@ -80,6 +81,26 @@ class ServerTest(harness.PreloadTest):
             process.terminate()
             self.assertEqual(0, process.wait(timeout=20))
             self.assertEqual(f"{port}\nanswered {requests}\n", process.log())
+
+    def test_the_account_of_resident_memory_adds_up(self):
+        """While threads come and go, and a large store is filled and emptied."""
+        if "telemetry" not in harness.LIBRARY:
+            self.skipTest("only the telemetry library has an endpoint")
+        port = harness.free_port()
+        variables = {"HAKMEM_LISTEN": f"127.0.0.1:{port}", "HAKMEM_PAGES": self.directory("pages")}
+        with harness.server([SERVER, "thread"], True, variables=variables) as process:
+            endpoint.wait_for(port)
+            own = int(process.log())
+            with endpoint.account_adds_up(self, port, 100 << 20):
+                connection = http.client.HTTPConnection("127.0.0.1", own, timeout=30)
+                for method, answer in (("PUT", 201), ("DELETE", 204), ("PUT", 201)):
+                    for number in range(0, 20000 if method == "PUT" else 15000):
+                        connection.request(method, f"/{number}", "b" * (number % 13000) if method == "PUT" else None)
+                        response = connection.getresponse()
+                        response.read()
+                        self.assertEqual(answer, response.status)
+                    self.load(own, 0)
+                connection.close()
 
     def test_thread_per_connection(self):
         self.check_mode("thread", 12)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every metric of the catalogue is counted, published or served somewhere.
+"""Every metric of the catalogue is counted, published or served somewhere, and every finding has its paragraph.
 
     catalogue_test.py SOURCE_FOLDER
 """
@@ -29,6 +29,10 @@ def main():
         pattern, folders = WRITERS[storage]
         if not any(re.search(pattern.format(name=name), text[folder]) for folder in folders):
             missing.append(f"{name} ({storage}) is never written in {', '.join(folders)}/")
+    findings = re.findall(r'^HAKMEM_FINDING\(k\w+, "(\w+)"', (root / "allocator/metrics/findings.def").read_text(), flags=re.M)
+    headings = re.findall(r"^## (\w+)$", (root / "docs/diagnosis.md").read_text(), flags=re.M)
+    if not findings or findings != headings:
+        missing.append(f"docs/diagnosis.md has the headings {headings}, the findings are {findings}")
     print("\n".join(missing) or f"{len(rows)} metrics are written")
     sys.exit(1 if missing else 0)
 

@@ -55,6 +55,8 @@ const HeapView heap_view{
       telemetry::visit_all(fake_heap.metadata, visit, context);
     },
     [](Lock lock) { return fake_heap.locks[static_cast<size_t>(lock)]; },
+    [](size_t used) { return fake_heap.hold_back + used / 10; },
+    [](size_t used) { return fake_heap.hold_back + used / 10; },
 };
 
 }  // namespace hakmem::metrics

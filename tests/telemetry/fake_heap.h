@@ -20,6 +20,7 @@ struct FakeHeap {
   std::vector<metrics::ThreadCacheView> threads;
   std::vector<metrics::RangeView> reservations;
   std::vector<metrics::RangeView> metadata;
+  size_t hold_back = 0;  // beside a tenth of what is used
   LockStatsView locks[metrics::kCountOf<metrics::Lock>]{};
 };
 

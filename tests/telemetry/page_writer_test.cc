@@ -241,8 +241,8 @@ class SmallFolder : public testing::Test {
 };
 
 TEST_F(SmallFolder, PagesTakeAtMostFivePercentOfIt) {
-  // 5 % of 4 MiB are 204 KiB: six pages of 32 KiB.
-  for (int pid = 1; pid <= 6; ++pid) {
+  constexpr size_t kPages = (4 << 20) / 20 / page_bytes(1);
+  for (size_t pid = 1; pid <= kPages; ++pid) {
     int fd = open((folder_.path() + "/hakmem.1." + std::to_string(pid) + ".1").c_str(), O_CREAT | O_RDWR, 0600);
     ASSERT_EQ(posix_fallocate(fd, 0, page_bytes(1)), 0);
     close(fd);

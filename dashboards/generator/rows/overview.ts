@@ -50,11 +50,19 @@ export const strip: PanelSpec[] = [
   {
     ...kStat,
     title: 'superslab_refill',
-    about: 'Share of one CPU spent on new slabs, all steps together.',
+    about: 'Share of the CPU time that goes into new slabs, all steps together.',
     unit: 'percentunit',
     decimals: 2,
     warn: [0.05, 0.1],
-    queries: [{ expr: `sum(${rate('hakmem_superslab_refill_seconds_sum')})`, legend: 'superslab_refill' }],
+    queries: [
+      {
+        expr: ratio(
+          `sum(${rate('hakmem_superslab_refill_seconds_sum')})`,
+          `sum(${rate('hakmem_process_cpu_seconds_total')})`,
+        ),
+        legend: 'superslab_refill',
+      },
+    ],
   },
   {
     ...kStat,
@@ -150,6 +158,41 @@ export const memory: RowSpec = {
           legend: '{{instance}}',
         },
       ],
+    },
+    {
+      kind: 'series',
+      title: 'Huge pages, lazily freed, swapped',
+      about:
+        'What smaps_rollup tells apart, read seldom. Huge pages keep memory resident that was touched in part; lazily freed ' +
+        'memory goes as soon as the kernel needs it; swapped memory is not resident and slow to come back.',
+      unit: 'bytes',
+      width: 12,
+      height: 8,
+      queries: [{ expr: `sum by (state) (${select('hakmem_process_memory_bytes')})`, legend: '{{state}}' }],
+    },
+    {
+      kind: 'series',
+      title: 'Distance to the cgroup’s limit',
+      about:
+        'The cgroup that is nearest to its limit, in the worst process of each instance; without a limit only its use is ' +
+        'shown. At a distance of zero the kernel kills.',
+      unit: 'bytes',
+      width: 12,
+      height: 8,
+      queries: [
+        { expr: `min by (instance) (${select('hakmem_cgroup_memory_bytes', 'kind="distance"')})`, legend: 'distance {{instance}}' },
+        { expr: `max by (instance) (${select('hakmem_cgroup_memory_bytes', 'kind="current"')})`, legend: 'use {{instance}}' },
+      ],
+    },
+    {
+      kind: 'series',
+      title: 'Findings',
+      about: 'Documented conditions that hold, by name; docs/diagnosis.md says of each what it means and what to change.',
+      unit: 'short',
+      width: 12,
+      height: 8,
+      stacked: true,
+      queries: [{ expr: `max by (finding) (${select('hakmem_diagnosis')})`, legend: '{{finding}}' }],
     },
     {
       kind: 'series',

@@ -1,5 +1,5 @@
 // The slow path: where refills come from and what new slabs cost, step by step.
-import { RowSpec, rate, ratio } from '../panels.js';
+import { RowSpec, rate, ratio, select } from '../panels.js';
 
 const kThird = { kind: 'series', width: 8, height: 10 } as const;
 
@@ -68,6 +68,83 @@ export const refills: RowSpec = {
       unit: 'ops',
       stacked: true,
       queries: [{ expr: `sum by (size_class) (${rate('hakmem_refills_total')})`, legend: '{{size_class}}' }],
+    },
+    {
+      ...kThird,
+      title: 'Share of CPU time in new slabs and kernel calls',
+      about: 'Of all CPU time of the process. More than a tenth in superslab_refill is the finding refill_dominates.',
+      unit: 'percentunit',
+      softMax: 0.1,
+      queries: [
+        {
+          expr: ratio(
+            `sum by (instance) (${rate('hakmem_superslab_refill_seconds_sum')})`,
+            `sum by (instance) (${rate('hakmem_process_cpu_seconds_total')})`,
+          ),
+          legend: 'superslab_refill {{instance}}',
+        },
+        {
+          expr: ratio(
+            `sum by (instance) (${rate('hakmem_kernel_call_seconds_total')})`,
+            `sum by (instance) (${rate('hakmem_process_cpu_seconds_total')})`,
+          ),
+          legend: 'kernel calls {{instance}}',
+        },
+      ],
+    },
+    {
+      ...kThird,
+      title: 'Slow calls: p50 and p99',
+      about: 'Whole calls of malloc and free that leave the fast path, one in 16 of them timed. This is latency that the program sees.',
+      unit: 's',
+      linesOnly: true,
+      queries: [0.5, 0.99].map((quantile) => ({
+        expr:
+          `histogram_quantile(${quantile}, sum by (le, call) (${rate('hakmem_slow_call_seconds_bucket')}))` +
+          ` and on (call) (sum by (call) (${rate('hakmem_slow_call_seconds_count')}) > 0)`,
+        legend: `{{call}} p${quantile * 100}`,
+      })),
+    },
+    {
+      ...kThird,
+      title: 'Kernel calls',
+      about: 'Calls of the allocator for memory. mmap and munmap in step are huge blocks that come and go.',
+      unit: 'ops',
+      stacked: true,
+      queries: [{ expr: `sum by (call) (${rate('hakmem_kernel_calls_total')})`, legend: '{{call}}' }],
+    },
+    {
+      ...kThird,
+      title: 'Time a kernel call',
+      about: 'A rising time means that threads of the process contend for the kernel’s lock on its mappings.',
+      unit: 's',
+      linesOnly: true,
+      queries: [
+        {
+          expr: ratio(
+            `sum by (call) (${rate('hakmem_kernel_call_seconds_total')})`,
+            `sum by (call) (${rate('hakmem_kernel_calls_total')})`,
+          ),
+          legend: '{{call}}',
+        },
+      ],
+    },
+    {
+      ...kThird,
+      title: 'Pages first touched',
+      about: 'Each costs a page fault. Many in a heap that does not grow mean that memory is purged and taken again.',
+      unit: 'ops',
+      queries: [{ expr: `sum by (instance) (${rate('hakmem_first_touched_pages_total')})`, legend: '{{instance}}' }],
+    },
+    {
+      ...kThird,
+      title: 'Remote-free queues',
+      about: 'Objects that wait on the lists of slabs until their owner looks. What stays there belongs to idle threads.',
+      unit: 'short',
+      queries: [
+        { expr: `sum(${select('hakmem_remote_queue_objects')})`, legend: 'all' },
+        { expr: `max(${select('hakmem_remote_queue_longest_objects')})`, legend: 'longest' },
+      ],
     },
   ],
 };

@@ -32,6 +32,58 @@ export const slabs: RowSpec = {
       queries: [{ expr: `sum by (kind) (${select('hakmem_superslab_bytes')})`, legend: '{{kind}}' }],
     },
     {
+      ...kThird,
+      title: 'Slabs by occupancy',
+      about: 'Slabs that hold objects, by the percentage of their blocks in use. Many at 0-25 are pinned by few objects.',
+      unit: 'short',
+      stacked: true,
+      queries: [{ expr: `sum by (occupancy) (${select('hakmem_slabs_by_occupancy')})`, legend: '{{occupancy}}' }],
+    },
+    {
+      ...kThird,
+      title: 'Superslabs by occupancy',
+      about: 'By the percentage of their units in slabs; what is free in them can be purged.',
+      unit: 'short',
+      stacked: true,
+      queries: [{ expr: `sum by (occupancy) (${select('hakmem_superslabs_by_occupancy')})`, legend: '{{occupancy}}' }],
+    },
+    {
+      ...kThird,
+      title: 'What compaction could free',
+      about:
+        'Bytes of slabs that would be empty if the objects of each class stood together, beside the free bytes in slabs that ' +
+        'hold objects. The recording rule instance:hakmem_compactable_bytes:deriv1h has the trend.',
+      unit: 'bytes',
+      queries: [
+        { expr: `sum(${select('hakmem_compactable_bytes')})`, legend: 'compactable' },
+        { expr: `sum(${select('hakmem_pinned_bytes')})`, legend: 'pinned' },
+      ],
+    },
+    {
+      ...kThird,
+      title: 'Pinned bytes by size class',
+      about: 'Free bytes in slabs that hold objects. The classes on top are those to look at.',
+      unit: 'bytes',
+      stacked: true,
+      queries: [{ expr: `sum by (size_class) (${select('hakmem_pinned_bytes')})`, legend: '{{size_class}}' }],
+    },
+    {
+      ...kThird,
+      title: 'The heap at its peak',
+      about: 'What was live and what was resident when most was live: the size that the machine needs.',
+      unit: 'bytes',
+      queries: [{ expr: `sum by (kind) (${select('hakmem_peak_bytes')})`, legend: '{{kind}}' }],
+    },
+    {
+      ...kThird,
+      title: 'Realized fragmentation',
+      about: 'Share of the heap that was not live at the peak, in the worst of the selected processes.',
+      unit: 'percentunit',
+      queries: [
+        { expr: `max by (instance) (${select('hakmem_realized_fragmentation_ratio')})`, legend: '{{instance}}' },
+      ],
+    },
+    {
       ...kHalf,
       title: 'Slab bytes by size class',
       about: 'Which size classes have the slabs.',
@@ -77,6 +129,28 @@ export const purging: RowSpec = {
       about: 'Share of one CPU.',
       unit: 'percentunit',
       queries: [{ expr: `sum by (instance) (${rate('hakmem_purge_seconds_total')})`, legend: '{{instance}}' }],
+    },
+    {
+      ...kHalf,
+      title: 'Purge backlog and hold-back',
+      about:
+        'Backlog is what exceeds the hold-back. A backlog and no runs: purging does not run. No backlog and much slab_free: it ' +
+        'cannot help.',
+      unit: 'bytes',
+      queries: [
+        { expr: `sum(${select('hakmem_purge_backlog_bytes')})`, legend: 'backlog' },
+        { expr: `sum(${select('hakmem_purge_hold_back_bytes')})`, legend: 'held back' },
+      ],
+    },
+    {
+      ...kHalf,
+      title: 'Time since the last purge, and since the peak',
+      about: 'Of the process that waits longest. No line for one that never purged.',
+      unit: 's',
+      queries: [
+        { expr: `time() - min(${select('hakmem_last_purge_timestamp_seconds')})`, legend: 'purge' },
+        { expr: `time() - min(${select('hakmem_peak_timestamp_seconds')})`, legend: 'peak' },
+      ],
     },
     {
       ...kHalf,

@@ -1,0 +1,116 @@
+#include "telemetry/process_account.h"
+
+#include "telemetry/figures.h"
+#include "telemetry/system.h"
+
+namespace hakmem::telemetry {
+namespace {
+
+using metrics::CgroupFigure;
+using metrics::KernelState;
+using metrics::Metric;
+
+// smaps_rollup takes longer than all else, so it is read for one part in 2,000 of
+// the time on a thread of ours; on a host's thread for one in 100,000, and not
+// where it would hold the thread up for more than kMaxRollupCost.
+constexpr uint64_t kScrapeRollupShare = 2'000;
+constexpr uint64_t kHostRollupShare = 100'000;
+constexpr uint64_t kMaxRollupCost = 10'000'000;
+
+struct Kernel {
+  Rollup rollup;
+  bool has_rollup;
+  bool statm_is_off;
+  uint64_t last_rollup;  // CLOCK_MONOTONIC; 0: none
+  uint64_t cgroup_text;  // hash of what /proc/self/cgroup said
+  CgroupReader cgroup;
+};
+constinit Kernel kernel{};
+
+bool rollup_is_due(uint64_t resident, Depth depth) {
+  uint64_t now = clock_nanoseconds(CLOCK_MONOTONIC);
+  uint64_t cost = rollup_cost(resident);
+  if (depth != Depth::Scrape && cost > kMaxRollupCost) return false;
+  uint64_t wait = cost * (depth == Depth::Scrape ? kScrapeRollupShare : kHostRollupShare);
+  if (kernel.last_rollup != 0 && now - kernel.last_rollup < wait) return false;
+  kernel.last_rollup = now;
+  return true;
+}
+
+// statm is cheap, but older kernels keep it by thread and let it lag. So it is
+// held against the exact account when that is read, and where it is found to be
+// off the exact one is used from then on.
+uint64_t process_total(Depth depth) {
+  uint64_t total = process_resident_bytes();
+  bool is_due = rollup_is_due(total, depth);
+  if (!(is_due || kernel.statm_is_off) || !read_rollup(&kernel.rollup)) return total;
+  kernel.has_rollup = true;
+  kernel.statm_is_off = kernel.statm_is_off || is_off(total, kernel.rollup.resident);
+  return kernel.statm_is_off ? kernel.rollup.resident : total;
+}
+
+// The mounts, which may be many, are searched again only when the process was
+// moved to another cgroup.
+CgroupMemory cgroup_memory() {
+  constexpr const char* kFile = "/proc/self/cgroup";
+  char text[1024];
+  if (read_small_file(kFile, text, sizeof text) <= 0) return {};
+  if (uint64_t hash = hash_text(0, text); hash != kernel.cgroup_text) {
+    kernel.cgroup_text = hash;
+    kernel.cgroup.find(kFile, "/proc/self/mountinfo");
+  }
+  return kernel.cgroup.read();
+}
+
+// The process's total and what is not ours, read as near to each other as it gets.
+void ask(const RangeList& ours, const RangeList& telemetry_ranges, uint64_t heap_resident, Depth depth,
+         ProcessAccount* result) {
+  MappingAccount mappings;
+  uint64_t resident = process_total(depth);
+  if (ours.complete() && telemetry_ranges.complete() && resident != 0 &&
+      account_for_mappings(ours, telemetry_ranges, &mappings)) {
+    result->telemetry = static_cast<double>(mappings.telemetry);
+    result->outside = static_cast<double>(mappings.outside);
+    result->resident = static_cast<double>(resident);
+    result->unexplained = result->resident - result->outside - static_cast<double>(heap_resident + mappings.telemetry);
+  }
+  result->cgroup = cgroup_memory();
+}
+
+void store_account(const ProcessAccount& account) {
+  store<Metric::kResidentBytes>(metrics::Part::Outside, account.outside);
+  store<Metric::kProcessResidentBytes>(0, account.resident);
+  store<Metric::kResidentUnexplained>(0, account.unexplained);
+  store<Metric::kProcessMemory>(KernelState::HugePages, account.huge_pages);
+  store<Metric::kProcessMemory>(KernelState::LazilyFreed, account.lazily_freed);
+  store<Metric::kProcessMemory>(KernelState::Swapped, account.swapped);
+  auto figure = [](CgroupFigure which, uint64_t bytes) {
+    store<Metric::kCgroupMemory>(which, bytes == kUnknownBytes ? kNotMeasured : static_cast<double>(bytes));
+  };
+  figure(CgroupFigure::Current, account.cgroup.current);
+  figure(CgroupFigure::Reclaimable, account.cgroup.reclaimable);
+  figure(CgroupFigure::Limit, account.cgroup.limit);
+  figure(CgroupFigure::Distance, account.cgroup.distance());
+}
+
+}  // namespace
+
+ProcessAccount publish_process(const RangeList& ours, const RangeList& telemetry_ranges, uint64_t heap_resident,
+                               Depth depth) {
+  ProcessAccount account;
+  if (depth != Depth::Heap) ask(ours, telemetry_ranges, heap_resident, depth, &account);
+  if (kernel.has_rollup) {
+    account.huge_pages = static_cast<double>(kernel.rollup.huge_pages);
+    account.lazily_freed = static_cast<double>(kernel.rollup.lazily_freed);
+    account.swapped = static_cast<double>(kernel.rollup.swapped);
+  }
+  store_account(account);
+  return account;
+}
+
+void forget_parent_account() {
+  kernel.has_rollup = false;
+  kernel.last_rollup = 0;
+}
+
+}  // namespace hakmem::telemetry
