@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "exporter/embedded_collectable.h"
+#include "exporter/heap_profile.h"
 #include "exporter/http_server.h"
 #include "exporter/log.h"
 #include "exporter/routes.h"
@@ -37,8 +38,11 @@ Response answer_metrics(const EmbeddedCollectable& collectable, std::string_view
   return response;
 }
 
-std::vector<Route> routes_of(const EmbeddedCollectable& collectable) {
-  return {{"/metrics", [&](const Request& request) { return answer_metrics(collectable, request.query); }}};
+std::vector<Route> routes_of(const ModuleHost& host, const EmbeddedCollectable& collectable) {
+  std::vector<Route> routes = profile_routes(host);
+  routes.insert(routes.begin(),
+                {"/metrics", [&](const Request& request) { return answer_metrics(collectable, request.query); }});
+  return routes;
 }
 
 // Whether the port is in use by an ancestor, which may be a moment ahead of us.
@@ -60,7 +64,7 @@ void serve(const ModuleHost& host) {
   }
   // Never destroyed: the process may end while this thread is at work.
   static auto* collectable = new EmbeddedCollectable(host);
-  auto* routes = new Routes(std::move(access), routes_of(*collectable));
+  auto* routes = new Routes(std::move(access), routes_of(host, *collectable));
   HttpServer::Callbacks callbacks;
   callbacks.answer = [routes](const Request& request) { return routes->answer(request); };
   callbacks.opened = host.socket_opened;

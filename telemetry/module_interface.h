@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "telemetry/profile_figures.h"
+
 namespace hakmem::telemetry {
 
 inline constexpr uint32_t kModuleInterface = 2;
@@ -20,6 +22,9 @@ struct ModuleHost {
   // Measures everything now and returns the page; null when there is none. The
   // mapping stays readable for the life of the process.
   const void* (*refresh)(size_t* bytes);
+  // The heap profile as of one moment: telemetry/heap_profile.h.
+  bool (*copy_profile)(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
+                       ProfileTotals* totals);
   // The module opened or closed a socket, which a forked child must close.
   void (*socket_opened)(int fd);
   void (*socket_closed)(int fd);

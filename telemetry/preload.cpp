@@ -2,6 +2,7 @@
 // allocator that it is linked with.
 #include "allocator/base/environment.h"
 #include "allocator/metrics/heap_view.h"
+#include "telemetry/heap_profile.h"
 #include "telemetry/page_writer.h"
 #include "telemetry/serving.h"
 #include "telemetry/transitions.h"
@@ -15,6 +16,8 @@ __attribute__((constructor)) void start() {
   metrics::hooks.on_fork_child = on_fork_child;
   metrics::hooks.on_transition = on_transition;
   start_serving();
+  // Stacks cost something at each sample, and nobody can ask for them without an endpoint.
+  if (endpoint_is_coming()) start_heap_profile();
 }
 
 __attribute__((destructor)) void stop() {

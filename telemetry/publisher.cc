@@ -6,6 +6,7 @@
 #include "allocator/metrics/counters.h"
 #include "telemetry/diagnosis.h"
 #include "telemetry/figures.h"
+#include "telemetry/heap_profile.h"
 #include "telemetry/heap_walk.h"
 #include "telemetry/page_writer.h"
 #include "telemetry/process_account.h"
@@ -187,9 +188,11 @@ void publish_locks(const metrics::HeapView& view) {
 void collect_telemetry_ranges() {
   RangeList& list = publisher.telemetry_ranges;
   list.clear();
-  visit_page_mappings(
-      [](void* context, uintptr_t address, size_t bytes) { static_cast<RangeList*>(context)->add(address, bytes); },
-      &list);
+  auto add = [](void* context, uintptr_t address, size_t bytes) {
+    static_cast<RangeList*>(context)->add(address, bytes);
+  };
+  visit_page_mappings(add, &list);
+  visit_profile_mappings(add, &list);
   for (size_t i = 0; i < publisher.extra_count; ++i)
     list.add(publisher.extra[i].begin, publisher.extra[i].end - publisher.extra[i].begin);
   for (const RangeList* own : {&publisher.ours, &publisher.telemetry_ranges})
@@ -280,8 +283,7 @@ void remember(PageHeader* page) {
 void store_figures(PageHeader* page) {
   Slot* slots = publish_slots(page);
   Publication<>::publish(page->publish_epoch, [slots] {
-    for (uint32_t i = 0; i < metrics::kPublishSlots; ++i)
-      slots[i].store(figures[i], std::memory_order_relaxed);
+    for (uint32_t i = 0; i < metrics::kPublishSlots; ++i) slots[i].store(figures[i], std::memory_order_relaxed);
   });
 }
 

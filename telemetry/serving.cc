@@ -11,6 +11,7 @@
 
 #include "allocator/base/environment.h"
 #include "allocator/base/message.h"
+#include "telemetry/heap_profile.h"
 #include "telemetry/map_reader.h"
 #include "telemetry/module_interface.h"
 #include "telemetry/publisher.h"
@@ -249,6 +250,7 @@ bool wait_until_wanted() {
 
 void* serving_thread(void*) {
   prctl(PR_SET_NAME, "hakmem", 0, 0, 0);
+  exclude_this_thread();
   timespec second{1, 0};
   // A daemon's parent may stay until the daemon is ready.
   for (int waited = 0; waited == 0 || (waited < kMaxOriginSeconds && origin_lives()); ++waited) {
@@ -332,6 +334,7 @@ void start_serving() {
                   environment_text(Variable::kPages),
                   environment_text(Variable::kAuth),
                   refresh,
+                  copy_profile,
                   socket_opened,
                   socket_closed,
                   set_serving,

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include "allocator/base/environment.h"
+#include "telemetry/heap_profile.h"
 #include "telemetry/publisher.h"
 #include "telemetry/serving.h"
 #include "telemetry/system.h"
@@ -110,6 +111,7 @@ void on_fork_child() {
   abandon_page();
   forget_parent();
   leave_serving_to_parent();
+  leave_profile_to_parent();
 }
 
 void look_for_requests() {

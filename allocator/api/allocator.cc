@@ -3,11 +3,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include <utility>
+
 #include "allocator/base/message.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/shared_pool/heap.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
+#include "allocator/thread_cache/sampling.h"
 
 namespace hakmem {
 namespace {
@@ -64,13 +67,26 @@ void* free_to_nothing(void* address) {
   return nullptr;
 }
 
+// A block without a class has grown where it is, or was moved by the kernel: what it
+// grew by is drawn for, as if it were allocated now.
+void sample_growth(void* address, size_t bytes, size_t old_bytes, uint32_t size_class) {
+  if constexpr (kBuild.stats) {
+    ThreadCache* cache = thread_state.cache;
+    if (bytes <= old_bytes || cache == &empty_cache || !sample_large(cache, bytes - old_bytes)) return;
+    report_sample({address, bytes, align_up(bytes, kPageBytes), bytes - old_bytes, size_class, true});
+  }
+}
+
 // Not inlined: the other kinds need none of the registers that it saves.
 [[gnu::noinline]] void* reallocate_huge(void* address, size_t bytes) {
   size_t mapped = heap.huge.usable_bytes(address);
   if (mapped == 0) return refuse_misuse(heap.misuse_of(address), address);
   if (bytes > PTRDIFF_MAX) return refuse(ENOMEM);
   if (bytes > kMaxLargeBytes) {
-    if (void* resized = heap.huge.resize(address, bytes, current_shard()); resized != nullptr) return resized;
+    if (void* resized = heap.huge.resize(address, bytes, current_shard()); resized != nullptr) {
+      sample_growth(resized, bytes, mapped, metrics::kHugeClass);
+      return resized;
+    }
     if (bytes <= mapped) return address;
   }
   return move_any(address, bytes, mapped);
@@ -84,7 +100,13 @@ bool resize_large_in_place(Slab* slab, size_t bytes) {
     auto units = static_cast<uint32_t>((bytes + kUnitBytes - 1) / kUnitBytes);
     if (!heap.superslabs.extend_span(slab, units)) return false;
   }
-  slab->requested_bytes = bytes;
+  size_t old_bytes = std::exchange(slab->requested_bytes, bytes);
+  if constexpr (kBuild.stats) {
+    const auto* address = reinterpret_cast<const void*>(slab->start);
+    if (metrics::hooks.on_sample_resize != nullptr)
+      metrics::hooks.on_sample_resize(address, address, bytes, align_up(bytes, kPageBytes));
+  }
+  sample_growth(reinterpret_cast<void*>(slab->start), bytes, old_bytes, metrics::kLargeClass);
   return true;
 }
 

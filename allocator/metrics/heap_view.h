@@ -74,15 +74,38 @@ struct HeapView {
 
 extern const HeapView heap_view;  // defined in api/
 
+// A sampled allocation as the heap profile sees it; bytes.
+struct Sample {
+  const void* address;
+  size_t requested;
+  size_t allocated;
+  // What decided that it is a sample: the probability was 1 - exp(-drawn / interval).
+  // Less than `allocated` for a block that realloc made larger where it is: what it grew by.
+  size_t drawn;
+  uint32_t size_class;
+  bool is_growth;
+};
+
 // Called by the allocator on cold paths; null until telemetry installs them.
 struct Hooks {
   // After each superslab_refill, large or huge allocation, and at each thread's start and end,
   // on the thread that did it, with no lock of the allocator held. It may be
   // entered again if it allocates; errno is kept by the caller.
   void (*on_transition)();
+  // Around fork, with all locks of the allocator held: before it, and after it in the parent.
+  void (*on_fork)();
+  void (*on_fork_parent)();
   // In a forked child, before anything else runs there.
   void (*on_fork_child)();
+  // An allocation was sampled: on its thread, before the program has the block.
+  void (*on_sample)(const Sample&);
+  // A block that may be a sample is about to be free: nobody else can get its address yet.
+  void (*on_sample_free)(const void* address);
+  // realloc resized such a block, and moved it if the addresses differ; as above.
+  void (*on_sample_resize)(const void* old_address, const void* address, size_t requested, size_t allocated);
 };
+// The three of samples take no lock of the allocator and do not allocate through it; they
+// may be called with such a lock held.
 
 HAKMEM_HIDDEN extern Hooks hooks;  // defined in metrics/hooks.cc (not in release)
 

@@ -3,7 +3,7 @@
 
 namespace hakmem::metrics {
 
-constinit Hooks hooks{nullptr, nullptr};
+constinit Hooks hooks{};
 constinit std::atomic<uint64_t> sample_interval_bytes{kDefaultSampleIntervalBytes};
 
 }  // namespace hakmem::metrics

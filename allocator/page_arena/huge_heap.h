@@ -15,6 +15,7 @@
 #include "allocator/base/bits.h"
 #include "allocator/base/lock.h"
 #include "allocator/metrics/counters.h"
+#include "allocator/metrics/heap_view.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/page_arena/purge_policy.h"
 
@@ -104,6 +105,7 @@ class HugeHeap {
     Entry* entry = find(reinterpret_cast<uintptr_t>(address));
     if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return nullptr;
     size_t old_mapped = entry->bytes.load(std::memory_order_relaxed);
+    const void* old_address = address;
     if (mapped != old_mapped) {
       void* moved = Memory::remap(address, old_mapped, mapped);
       if (moved == nullptr) return nullptr;
@@ -120,6 +122,11 @@ class HugeHeap {
       }
     }
     entry->requested.store(bytes, std::memory_order_relaxed);
+    if constexpr (kBuild.stats) {
+      // Under the lock: nobody has the old address for a new block yet.
+      if (metrics::hooks.on_sample_resize != nullptr)
+        metrics::hooks.on_sample_resize(old_address, address, bytes, mapped);
+    }
     return address;
   }
 

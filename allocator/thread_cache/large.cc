@@ -46,8 +46,9 @@ LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment
     errno = ENOMEM;
     return result;
   }
-  sample_large(cache, bytes);
   uint32_t size_class = is_large ? metrics::kLargeClass : metrics::kHugeClass;
+  if (sample_large(cache, bytes))
+    report_sample({result.address, bytes, align_up(bytes, kPageBytes), bytes, size_class, false});
   metrics::count<metrics::Metric::kAllocations>(cache->shard, size_class, uint64_t{1});
   cache->exact.count_allocation(size_class);
   return result;
@@ -78,11 +79,13 @@ void* allocate_above_table(size_t bytes) {
 void free_large(Slab* slab, void* address, uint32_t shard) {
   if (reinterpret_cast<uintptr_t>(address) != slab->start) return report_misuse(Message::kInvalidPointer, address);
   thread_state.cache->exact.count_free(metrics::kLargeClass);
+  report_sample_free(address);
   heap.superslabs.give_span(slab, shard);
   heap.decay(shard);
 }
 
 void free_huge(void* address, uint32_t shard) {
+  report_sample_free(address);
   if (!heap.huge.free(address, shard)) return report_misuse(heap.misuse_of(address), address);
   thread_state.cache->exact.count_free(metrics::kHugeClass);
   heap.decay(shard);

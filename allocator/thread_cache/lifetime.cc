@@ -41,6 +41,9 @@ void lock_all() HAKMEM_NO_THREAD_ANALYSIS {
   heap.superslabs.lock().lock();
   heap.huge.lock().lock();
   heap.arena.lock().lock();
+  if constexpr (kBuild.stats) {
+    if (metrics::hooks.on_fork != nullptr) metrics::hooks.on_fork();
+  }
 }
 
 void unlock_all() HAKMEM_NO_THREAD_ANALYSIS {
@@ -50,6 +53,13 @@ void unlock_all() HAKMEM_NO_THREAD_ANALYSIS {
   sampled_slabs.lock.unlock();
   heap.pool.lock().unlock();
   registry_lock.unlock();
+}
+
+void after_fork_in_parent() {
+  if constexpr (kBuild.stats) {
+    if (metrics::hooks.on_fork_parent != nullptr) metrics::hooks.on_fork_parent();
+  }
+  unlock_all();
 }
 
 // The threads of the parent do not exist here; what they owned is adopted when
@@ -208,7 +218,7 @@ ThreadCache* start_thread() {
   if (is_first) {
     // Registered before any other handler, so that these hold the locks only
     // while nothing else of the program runs.
-    register_fork_handlers(lock_all, unlock_all, after_fork_in_child);
+    register_fork_handlers(lock_all, after_fork_in_parent, after_fork_in_child);
     set_thread_exit(end_thread);
     check_environment();
     if constexpr (kBuild.stats) {

@@ -161,6 +161,8 @@ void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   void* sample = is_sampling ? place_sample(cache, size_class) : nullptr;
   if (sample != nullptr) {
     count_sample(cache, size_class, bytes);
+    size_t block_bytes = kClassShapes[size_class].block_bytes;
+    report_sample({sample, bytes, block_bytes, block_bytes, size_class, false});
     return sample;
   }
   --countdown.until_sample;  // nothing was allocated for it
@@ -180,21 +182,24 @@ uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, uint32_t cou
   return left;
 }
 
-void sample_large(ThreadCache* cache, size_t bytes) {
+bool sample_large(ThreadCache* cache, size_t bytes) {
   if constexpr (kBuild.stats) {
     if (cache->bytes_until_large_sample == 0) cache->bytes_until_large_sample = static_cast<int64_t>(draw_bytes(cache));
     if (cache->bytes_until_large_sample < 0) {  // sampling is off; ask again next time
       cache->bytes_until_large_sample = 0;
-      return;
+      return false;
     }
     cache->bytes_until_large_sample -= static_cast<int64_t>(bytes);
-    if (cache->bytes_until_large_sample > 0) return;
+    if (cache->bytes_until_large_sample > 0) return false;
     cache->bytes_until_large_sample = 0;
     metrics::count<metrics::Metric::kSamples>(cache->shard);
+    return true;
   }
+  return false;
 }
 
 void free_sample(Slab* slab, Block* block, uint32_t shard) {
+  report_sample_free(block);
   SlabList& part_full = sampled_slabs.part_full[slab->size_class];
   bool is_empty = false;
   bool was_free = false;

@@ -44,8 +44,20 @@ HAKMEM_COLD void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_
 // Removes the samples from `blocks`, which have been taken out of the bin; how many are left.
 HAKMEM_COLD uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, uint32_t count);
 
-// Draws for an allocation that has no class.
-void sample_large(ThreadCache* cache, size_t bytes);
+// Draws for `bytes` of an allocation that has no class: whether it is a sample.
+bool sample_large(ThreadCache* cache, size_t bytes);
+
+// Calls the hooks of telemetry; nothing in the release build.
+inline void report_sample(const metrics::Sample& sample) {
+  if constexpr (kBuild.stats) {
+    if (metrics::hooks.on_sample != nullptr) metrics::hooks.on_sample(sample);
+  }
+}
+inline void report_sample_free(const void* address) {
+  if constexpr (kBuild.stats) {
+    if (metrics::hooks.on_sample_free != nullptr) metrics::hooks.on_sample_free(address);
+  }
+}
 
 // Any thread; `block` is a block of the sampled `slab`. A double free when it is free.
 HAKMEM_COLD void free_sample(Slab* slab, Block* block, uint32_t shard);

@@ -16,6 +16,9 @@ using Arguments = std::vector<std::string>;
 // run [--listen HOST:PORT] PROGRAM [ARGUMENT...]: runs a program on hakmem's telemetry library.
 int run(const Arguments& arguments);
 
+// profile PID|HOST:PORT [--type TYPE] [--seconds N] -o FILE: saves the heap profile.
+int profile(const Arguments& arguments);
+
 // report PID|FILE: a readable account of one process, living or ended.
 int report(const Arguments& arguments);
 

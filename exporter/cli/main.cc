@@ -15,6 +15,9 @@ constexpr const char* kUsage =
     "  run [--listen HOST:PORT] PROGRAM [ARGUMENT...]\n"
     "                 run a program on hakmem's telemetry library; --listen gives it\n"
     "                 an endpoint with /metrics\n"
+    "  profile PID|HOST:PORT [--type heap|allocs|peak|lifetimes|fragmentation]\n"
+    "          [--seconds N] -o FILE\n"
+    "                 the heap profile of a process that has an endpoint, for pprof\n"
     "  report PID     where the memory of a process is, its last minutes and its peak,\n"
     "                 also of one that was killed; also takes a stats page's file\n"
     "  top [--once]   all processes that run on the telemetry library\n"
@@ -31,7 +34,8 @@ struct Command {
   const char* name;
   int (*run)(const Arguments&);
 };
-constexpr Command kCommands[] = {{"run", run}, {"report", report}, {"top", top}, {"check", check}, {"config", config}};
+constexpr Command kCommands[] = {{"run", run}, {"profile", profile}, {"report", report},
+                                 {"top", top}, {"check", check},     {"config", config}};
 
 int main(int count, char** values) {
   std::string verb = count > 1 ? values[1] : "";

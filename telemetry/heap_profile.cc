@@ -1,0 +1,401 @@
+#include "telemetry/heap_profile.h"
+
+#include <errno.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "telemetry/mapped_array.h"
+#include "telemetry/spin_lock.h"
+#include "telemetry/system.h"
+#include "telemetry/transitions.h"
+#include "telemetry/unwind.h"
+
+namespace hakmem::telemetry {
+namespace {
+
+constexpr size_t kMaxStack = 48;
+constexpr size_t kSampleBuckets = 1 << 14;
+constexpr size_t kSiteBuckets = 1 << 13;
+
+// Sites and samples are known by their place plus one, so that 0 is none.
+struct alignas(128) Site {
+  uint32_t next;  // in its bucket
+  uint32_t stack_size;
+  uint64_t hash;
+  const uintptr_t* stack;
+  Amounts live;
+  Amounts allocated;
+  Amounts peak;          // as `live` was in the maximum `peak_number`
+  uint64_t peak_number;  // of an older one than the last: nothing has changed since it
+  double lifetime;
+};
+
+struct LiveSample {
+  uint32_t next;  // in its bucket, or of the free ones
+  uint32_t site;
+  uintptr_t address;
+  uint64_t weight;  // objects, in parts
+  uint64_t drawn;   // bytes that the weight comes from
+  uint64_t requested;
+  uint64_t allocated;
+  uint64_t time;
+  uint32_t size_class;
+};
+
+// Everything under `lock`, but what a free looks at first.
+struct HeapProfile {
+  SpinLock lock;
+  bool is_held_for_fork;
+  std::atomic<uint32_t> sample_buckets[kSampleBuckets];  // read without the lock
+  uint32_t site_buckets[kSiteBuckets];
+  MappedArray<LiveSample, 256> samples;
+  MappedArray<Site, 128> sites;
+  MappedArray<uintptr_t, 256> stacks;
+  uint32_t free_samples;
+  size_t live_samples;
+  uint64_t live_bytes;
+  uint64_t peak_bytes;
+  uint64_t peak_number;
+  uint64_t peak_time;
+  std::atomic<uint64_t> dropped;
+};
+constinit HeapProfile profile{};
+
+// This thread is in here, so that a signal handler which allocates stays out; or its
+// allocations are telemetry's.
+constinit thread_local bool is_inside = false;
+
+void begin_anew() {
+  for (auto& bucket : profile.sample_buckets) bucket.store(0, std::memory_order_relaxed);
+  memset(profile.site_buckets, 0, sizeof profile.site_buckets);
+  profile.samples.clear();
+  profile.sites.clear();
+  profile.stacks.clear();
+  profile.free_samples = 0;
+  profile.live_samples = 0;
+  profile.live_bytes = profile.peak_bytes = profile.peak_number = profile.peak_time = 0;
+}
+
+// Enters the profile, with the lock; or not, and then nothing may be done.
+class Scope {
+ public:
+  Scope() : saved_errno_(errno) {
+    is_inside = true;
+    is_entered_ = profile.lock.try_lock(forked_unnoticed);
+    if (!is_entered_ && forked_unnoticed()) {
+      is_inside = false;  // not this thread had the lock, but one of the parent
+      on_fork_child();
+      is_inside = true;
+      is_entered_ = profile.lock.try_lock(forked_unnoticed);
+    }
+  }
+  ~Scope() {
+    if (is_entered_) profile.lock.unlock();
+    is_inside = false;
+    errno = saved_errno_;
+  }
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
+  explicit operator bool() const { return is_entered_; }
+
+ private:
+  int saved_errno_;
+  bool is_entered_ = false;
+};
+
+void drop() { profile.dropped.fetch_add(1, std::memory_order_relaxed); }
+
+constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15;
+
+size_t bucket_of(uintptr_t address) { return address / 16 * kMultiplier >> 50; }
+static_assert(kSampleBuckets == size_t{1} << (64 - 50));
+
+// -- sites ------------------------------------------------------------------------------------------
+
+uint32_t find_site(const uintptr_t* stack, size_t size) {
+  uint64_t hash = size;
+  for (size_t i = 0; i < size; ++i) hash = (hash ^ stack[i]) * kMultiplier ^ hash >> 29;
+  uint32_t& bucket = profile.site_buckets[hash % kSiteBuckets];
+  for (uint32_t i = bucket; i != 0; i = profile.sites[i - 1].next) {
+    const Site& site = profile.sites[i - 1];
+    if (site.hash == hash && site.stack_size == size && memcmp(site.stack, stack, size * sizeof *stack) == 0) return i;
+  }
+  uintptr_t* kept = size == 0 ? nullptr : profile.stacks.extend(size);
+  if (size != 0 && kept == nullptr) return 0;
+  Site* site = profile.sites.extend(1);
+  if (site == nullptr) return 0;
+  if (size != 0) memcpy(kept, stack, size * sizeof *stack);
+  site->stack = kept;
+  site->stack_size = static_cast<uint32_t>(size);
+  site->hash = hash;
+  site->peak_number = profile.peak_number;
+  site->next = bucket;
+  bucket = static_cast<uint32_t>(profile.sites.size());
+  return bucket;
+}
+
+// Without room for one more stack its samples count as of an unknown one.
+uint32_t site_of(const uintptr_t* stack, size_t size) {
+  uint32_t site = find_site(stack, size);
+  return site != 0 || size == 0 ? site : find_site(stack, 0);
+}
+
+Amounts amounts_of(uint64_t weight, uint64_t requested, uint64_t allocated) {
+  return {weight, weight * allocated / kPartsOfObject, weight * requested / kPartsOfObject};
+}
+Amounts amounts_of(const LiveSample& sample) { return amounts_of(sample.weight, sample.requested, sample.allocated); }
+
+void add(Amounts& amounts, const Amounts& other) {
+  amounts.objects += other.objects;
+  amounts.bytes += other.bytes;
+  amounts.requested += other.requested;
+}
+
+void subtract(Amounts& amounts, const Amounts& other) {
+  amounts.objects -= other.objects;
+  amounts.bytes -= other.bytes;
+  amounts.requested -= other.requested;
+}
+
+// Before `live` of the site changes: keeps what it was at the last maximum.
+void keep_peak(Site& site) {
+  if (site.peak_number == profile.peak_number) return;
+  site.peak = site.live;
+  site.peak_number = profile.peak_number;
+}
+
+void add_live(const LiveSample& sample) {
+  Site& site = profile.sites[sample.site - 1];
+  Amounts amounts = amounts_of(sample);
+  keep_peak(site);
+  add(site.live, amounts);
+  profile.live_bytes += amounts.bytes;
+  if (profile.live_bytes <= profile.peak_bytes) return;
+  profile.peak_bytes = profile.live_bytes;
+  profile.peak_time = sample.time;
+  ++profile.peak_number;
+}
+
+void subtract_live(const LiveSample& sample) {
+  Site& site = profile.sites[sample.site - 1];
+  Amounts amounts = amounts_of(sample);
+  keep_peak(site);
+  subtract(site.live, amounts);
+  profile.live_bytes -= amounts.bytes;
+}
+
+// -- samples ----------------------------------------------------------------------------------------
+
+// A place for a sample; 0 when there is none.
+uint32_t take_place() {
+  uint32_t place = profile.free_samples;
+  if (place != 0) {
+    profile.free_samples = profile.samples[place - 1].next;
+    return place;
+  }
+  return profile.samples.extend(1) == nullptr ? 0 : static_cast<uint32_t>(profile.samples.size());
+}
+
+void link_in(uint32_t place, uintptr_t address) {
+  LiveSample& sample = profile.samples[place - 1];
+  auto& bucket = profile.sample_buckets[bucket_of(address)];
+  sample.address = address;
+  sample.next = bucket.load(std::memory_order_relaxed);
+  bucket.store(place, std::memory_order_relaxed);
+}
+
+// The place of the sample at `address`, which is in no bucket afterwards; 0 when there is none.
+uint32_t link_out(uintptr_t address) {
+  auto& bucket = profile.sample_buckets[bucket_of(address)];
+  LiveSample* before = nullptr;
+  for (uint32_t place = bucket.load(std::memory_order_relaxed); place != 0;) {
+    LiveSample& sample = profile.samples[place - 1];
+    if (sample.address == address) {
+      before == nullptr ? bucket.store(sample.next, std::memory_order_relaxed) : void(before->next = sample.next);
+      return place;
+    }
+    before = &sample;
+    place = sample.next;
+  }
+  return 0;
+}
+
+void remove(uint32_t place) {
+  LiveSample& sample = profile.samples[place - 1];
+  subtract_live(sample);
+  --profile.live_samples;
+  sample.site = 0;
+  sample.next = profile.free_samples;
+  profile.free_samples = place;
+}
+
+// Whether there may be a sample at `address`. Without the lock: what this thread may
+// free was handed to it after it was put in.
+bool may_be_sample(const void* address) {
+  size_t bucket = bucket_of(reinterpret_cast<uintptr_t>(address));
+  return profile.sample_buckets[bucket].load(std::memory_order_relaxed) != 0;
+}
+
+void insert(const metrics::Sample& sample, uint32_t site, uint64_t interval, uint64_t now) {
+  auto address = reinterpret_cast<uintptr_t>(sample.address);
+  // A free that could not be noted: what stood here is gone.
+  if (uint32_t stale = link_out(address); stale != 0) remove(stale);
+  uint32_t place = take_place();
+  if (place == 0) return drop();
+  LiveSample& live = profile.samples[place - 1];
+  live.site = site;
+  live.drawn = sample.is_growth ? sample.requested : sample.drawn;
+  live.weight = sample_weight(live.drawn, interval);
+  live.requested = sample.requested;
+  live.allocated = sample.allocated;
+  live.time = now;
+  live.size_class = sample.size_class;
+  link_in(place, address);
+  ++profile.live_samples;
+  add_live(live);
+}
+
+bool is_live(uintptr_t address) {
+  uint32_t place = link_out(address);
+  if (place != 0) link_in(place, address);
+  return place != 0;
+}
+
+void on_fork() {
+  if (is_inside) return;  // a signal handler, in the middle of this file
+  int saved_errno = errno;
+  profile.is_held_for_fork = profile.lock.try_lock(forked_unnoticed);
+  errno = saved_errno;
+}
+
+void on_fork_parent() {
+  if (is_inside || !profile.is_held_for_fork) return;
+  profile.is_held_for_fork = false;
+  profile.lock.unlock();
+}
+
+SiteFigures figures_of(const Site& site) {
+  const Amounts& peak = site.peak_number == profile.peak_number ? site.peak : site.live;
+  return {site.stack, site.stack_size, site.live, peak, site.allocated, site.lifetime};
+}
+
+uint64_t real_time_of(uint64_t monotonic) {
+  return monotonic + clock_nanoseconds(CLOCK_REALTIME) - clock_nanoseconds(CLOCK_MONOTONIC);
+}
+
+}  // namespace
+
+uint64_t sample_weight(uint64_t drawn_bytes, uint64_t interval) {
+  double x = interval == 0 ? 64 : static_cast<double>(drawn_bytes) / static_cast<double>(interval);
+  if (x >= 32) return kPartsOfObject;
+  int halvings = 0;
+  for (; x > 0.25; ++halvings) x /= 2;
+  // 1 - exp(-x) by its series, and 1 - exp(-2x) = p * (2 - p).
+  double p = x * (1 - x * (1.0 / 2) * (1 - x * (1.0 / 3) * (1 - x * (1.0 / 4) * (1 - x * (1.0 / 5) * (1 - x / 6)))));
+  for (; halvings > 0; --halvings) p *= 2 - p;
+  return static_cast<uint64_t>(static_cast<double>(kPartsOfObject) / p + 0.5);
+}
+
+void on_sample(const metrics::Sample& sample) {
+  if (is_inside) return;
+  uintptr_t stack[kMaxStack];
+  is_inside = true;
+  size_t size = capture_stack(stack, kMaxStack);
+  uint64_t now = clock_nanoseconds(CLOCK_MONOTONIC);
+  uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
+  Scope scope;
+  if (!scope) return drop();
+  uint32_t site = site_of(stack, size);
+  if (site == 0) return drop();
+  uint64_t weight = sample_weight(sample.drawn, interval);
+  Amounts amounts = amounts_of(weight, sample.requested, sample.allocated);
+  if (sample.is_growth) amounts = {0, weight * sample.drawn / kPartsOfObject, weight * sample.drawn / kPartsOfObject};
+  add(profile.sites[site - 1].allocated, amounts);
+  if (!sample.is_growth || !is_live(reinterpret_cast<uintptr_t>(sample.address))) insert(sample, site, interval, now);
+}
+
+void on_sample_free(const void* address) {
+  if (is_inside || !may_be_sample(address)) return;
+  uint64_t now = clock_nanoseconds(CLOCK_MONOTONIC);
+  Scope scope;
+  if (!scope) return drop();
+  uint32_t place = link_out(reinterpret_cast<uintptr_t>(address));
+  if (place == 0) return;
+  const LiveSample& sample = profile.samples[place - 1];
+  auto objects = static_cast<double>(sample.weight) / kPartsOfObject;
+  profile.sites[sample.site - 1].lifetime += objects * static_cast<double>(now - sample.time) / 1e9;
+  remove(place);
+}
+
+void on_sample_resize(const void* old_address, const void* address, size_t requested, size_t allocated) {
+  if (is_inside || !may_be_sample(old_address)) return;
+  uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
+  Scope scope;
+  if (!scope) return drop();
+  uint32_t place = link_out(reinterpret_cast<uintptr_t>(old_address));
+  if (place == 0) return;
+  LiveSample& sample = profile.samples[place - 1];
+  subtract_live(sample);
+  // What it grows by adds to the chance of having been sampled by now; what it
+  // loses takes nothing away.
+  if (requested > sample.requested) {
+    sample.drawn += requested - sample.requested;
+    sample.weight = sample_weight(sample.drawn, interval);
+  }
+  sample.requested = requested;
+  sample.allocated = allocated;
+  if (uint32_t stale = link_out(reinterpret_cast<uintptr_t>(address)); stale != 0) remove(stale);
+  link_in(place, reinterpret_cast<uintptr_t>(address));
+  add_live(sample);
+}
+
+void leave_profile_to_parent() {
+  if (is_inside) return;  // this thread's own section, which goes on after the fork
+  bool is_whole = profile.is_held_for_fork || !profile.lock.is_held();
+  profile.is_held_for_fork = false;
+  if (!is_whole) begin_anew();
+  profile.lock.unlock();
+}
+
+void exclude_this_thread() { is_inside = true; }
+
+bool copy_profile(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
+                  ProfileTotals* totals) {
+  bool was_inside = is_inside;
+  {
+    Scope scope;
+    if (!scope) return false;
+    uint64_t peak_time = profile.peak_time == 0 ? 0 : real_time_of(profile.peak_time);
+    *totals = {metrics::sample_interval_bytes.load(std::memory_order_relaxed), peak_time,
+               profile.dropped.load(std::memory_order_relaxed), profile.sites.size(), profile.live_samples};
+    if (profile.sites.size() <= site_capacity)
+      for (size_t i = 0; i < profile.sites.size(); ++i) sites[i] = figures_of(profile.sites[i]);
+    size_t count = 0;
+    for (size_t i = 0; samples != nullptr && profile.live_samples <= sample_capacity && i < profile.samples.size();
+         ++i) {
+      const LiveSample& sample = profile.samples[i];
+      if (sample.site != 0) samples[count++] = {sample.site - 1, sample.size_class, amounts_of(sample), sample.time};
+    }
+  }
+  is_inside = was_inside;
+  return true;
+}
+
+void visit_profile_mappings(void (*visit)(void*, uintptr_t, size_t), void* context) {
+  auto visit_one = [&](uintptr_t address, size_t bytes) { visit(context, address, bytes); };
+  profile.samples.visit_used(visit_one);
+  profile.sites.visit_used(visit_one);
+  profile.stacks.visit_used(visit_one);
+}
+
+void start_heap_profile() {
+  prepare_unwinding();
+  metrics::hooks.on_fork = on_fork;
+  metrics::hooks.on_fork_parent = on_fork_parent;
+  metrics::hooks.on_sample_free = on_sample_free;
+  metrics::hooks.on_sample_resize = on_sample_resize;
+  metrics::hooks.on_sample = on_sample;
+}
+
+}  // namespace hakmem::telemetry

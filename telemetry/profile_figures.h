@@ -1,0 +1,47 @@
+// What the heap profile hands to who shows it: plain C types, as the exporter
+// module is built with another C++ runtime.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hakmem::telemetry {
+
+// Numbers of objects are stored in this many parts of one: a sample stands for
+// 1 / (1 - exp(-size / interval)) of them.
+inline constexpr uint64_t kPartsOfObject = 1 << 16;
+
+// Estimates of what the whole program did, each sample counted with its weight.
+struct Amounts {
+  uint64_t objects;    // in parts
+  uint64_t bytes;      // as allocated
+  uint64_t requested;  // bytes
+};
+
+// One call site: a stack that allocated.
+struct SiteFigures {
+  const uintptr_t* stack;  // return addresses, innermost first; stays readable
+  uint32_t stack_size;     // 0: samples whose stack is not known
+  Amounts live;
+  Amounts peak;       // live when the whole heap was largest
+  Amounts allocated;  // since the process started
+  double lifetime;    // seconds, summed over the objects that were freed
+};
+
+// One live sample.
+struct SampleFigures {
+  uint32_t site;
+  uint32_t size_class;
+  Amounts amounts;
+  uint64_t time;  // of its allocation: CLOCK_MONOTONIC, nanoseconds
+};
+
+struct ProfileTotals {
+  uint64_t interval;   // mean bytes between samples, now
+  uint64_t peak_time;  // CLOCK_REALTIME, nanoseconds; 0: nothing was sampled
+  uint64_t dropped;    // samples without a place in the profile
+  size_t sites;
+  size_t samples;  // live
+};
+
+}  // namespace hakmem::telemetry
