@@ -58,7 +58,10 @@ class Sites(unittest.TestCase):
             for stack in stacks:
                 # malloc itself is not in the stack: the site is innermost.
                 self.assertEqual(stack[0], function)
-                self.assertTrue(bottom in stack if bottom else any("start_thread" in name or "clone" in name or name.startswith("0x") for name in stack[-3:]), stack)
+                if bottom:
+                    self.assertIn(bottom, stack)
+                else:
+                    self.assertTrue(any(name.startswith(("start_thread", "clone", "0x")) for name in stack[-3:]), stack)
         own = [mapping for mapping in heap.mappings.values() if mapping[2].endswith("profile_sites")]
         self.assertTrue(own)
         self.assertRegex(own[0][3], "^[0-9a-f]{40}$")
@@ -93,7 +96,7 @@ class Sites(unittest.TestCase):
         heap = profile(program)
         self.expect(heap, "inuse_requested", "sites::one(unsigned long)", 40 * 400000, 0.001)
         self.expect(heap, "inuse_requested", "sites::two(unsigned long)", 20 * 3000000, 0.001)
-        grown = [values["inuse_requested"] for stack, values in heap.samples if any(name.startswith("sites::three") for name in stack)]
+        grown = [values["inuse_requested"] for stack, values in heap.samples if any("three" in name for name in stack)]
         self.assertEqual(sum(grown), 64 * MIB)
         program.do("drop three")
         self.assertEqual(profile(program).total("inuse_space", "sites::three(unsigned long)"), 0)
@@ -120,8 +123,8 @@ class Sites(unittest.TestCase):
 
     def test_wrong_questions(self):
         program = self.start()
-        for path, status in (("heap?seconds=0", 400), ("heap?seconds=x", 400), ("heap?seconds=301", 400), ("peak?seconds=1", 400),
-                             ("nothing", 404)):
+        for path, status in (("heap?seconds=0", 400), ("heap?seconds=x", 400), ("heap?seconds=301", 400),
+                             ("peak?seconds=1", 400), ("nothing", 404)):
             with self.assertRaises(urllib.error.HTTPError) as refused:
                 profile(program, path)
             self.assertEqual(refused.exception.code, status, path)
@@ -136,24 +139,29 @@ class Sites(unittest.TestCase):
         self.assertEqual(program.end(), 0)
 
     def test_fragmentation_is_laid_at_the_door_of_who_pins_slabs(self):
-        # Site one holds what is left in the slabs of a class that is mostly free.
-        program = self.start("keep two 50000 256", "keep one 500 256", "drop two", "keep three 20000 1000")
+        # Site one holds one block in a hundred of slabs that are free otherwise.
+        program = self.start(*["keep two 500 256", "keep one 5 256"] * 80, "drop two", "keep three 20000 1000")
         found = profile(program, "fragmentation")
-        self.assertGreaterEqual(found.total("pinned_space", "sites::one(unsigned long)"), 0)
-        self.assertEqual(found.default, "pinned_space")
+        pinned = found.total("pinned_space", "sites::one(unsigned long)")
+        self.assertGreater(pinned, 4 * MIB)
+        self.assertGreater(pinned, 0.9 * found.total("pinned_space"))
 
     def test_the_command_line_saves_a_profile(self):
         program = self.start("keep one 20000 1000")
         with tempfile.TemporaryDirectory() as folder:
             for number, process in enumerate((str(program.pid), f"127.0.0.1:{program.port}")):
                 file = os.path.join(folder, f"{number}.pb.gz")
-                subprocess.run([built("hakmem"), "profile", process, "--type", "allocs", "-o", file], check=True, timeout=60)
+                subprocess.run([built("hakmem"), "profile", process, "--type", "allocs", "-o", file], check=True,
+                               timeout=60)
                 with open(file, "rb") as content:
-                    self.expect(Profile(content.read()), "alloc_requested", "sites::one(unsigned long)", 20000000)
-        for arguments, line in (([], "usage: hakmem profile"), ([str(os.getpid()), "-o", "/dev/null"], "has no endpoint"),
+                    found = Profile(content.read())
+                self.expect(found, "alloc_requested", "sites::one(unsigned long)", 20000000)
+        for arguments, line in (([], "usage: hakmem profile"),
+                                ([str(os.getpid()), "-o", "/dev/null"], "has no endpoint"),
                                 (["127.0.0.1:1", "-o", "/dev/null"], "no profile from 127.0.0.1:1"),
                                 ([str(program.pid), "--type", "x", "-o", "/dev/null"], "usage: hakmem profile")):
-            result = subprocess.run([built("hakmem"), "profile", *arguments], text=True, capture_output=True, timeout=60, check=False)
+            result = subprocess.run([built("hakmem"), "profile", *arguments], text=True, capture_output=True,
+                                    timeout=60, check=False)
             self.assertNotEqual(result.returncode, 0)
             self.assertIn(line, result.stderr)
             self.assertEqual(len(lines(result.stderr)), 1)
@@ -161,7 +169,8 @@ class Sites(unittest.TestCase):
 
 class RealPrograms(unittest.TestCase):
     def test_python(self):
-        script = ("import sys; kept = [bytearray(5000) for _ in range(20000)]; print('done', flush=True); sys.stdin.read()")
+        script = ("import sys; kept = [bytearray(5000) for _ in range(20000)]; print('done', flush=True); "
+                  "sys.stdin.read()")
         with Program(shutil.which("python3"), "-c", script, PYTHONMALLOC="malloc", **FREQUENT) as program:
             self.assertEqual(program.process.stdout.readline(), "done\n")
             heap = profile(program.wait_for_endpoint())
@@ -172,11 +181,12 @@ class RealPrograms(unittest.TestCase):
         server = shutil.which("redis-server")
         with tempfile.TemporaryDirectory() as folder:
             socket_path = os.path.join(folder, "s")
-            with Program(server, "--port", "0", "--unixsocket", socket_path, "--save", "", "--dir", folder, **FREQUENT) as program:
+            with Program(server, "--port", "0", "--unixsocket", socket_path, "--save", "", "--dir", folder,
+                         **FREQUENT) as program:
                 program.wait_for_endpoint()
                 commands = "".join(f"SET key:{i} {'x' * 1000}\n" for i in range(20000))
-                subprocess.run(["redis-cli", "-s", socket_path], input=commands, text=True, stdout=subprocess.DEVNULL, check=True,
-                               timeout=60)
+                subprocess.run(["redis-cli", "-s", socket_path], input=commands, text=True, stdout=subprocess.DEVNULL,
+                               check=True, timeout=60)
                 heap = profile(program)
                 self.assertGreater(heap.total("inuse_requested"), 20e6)
                 deep = [stack for stack, _ in heap.samples if len(stack) > 4]
