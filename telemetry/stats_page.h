@@ -97,7 +97,7 @@ constexpr size_t page_bytes(uint32_t shards) {
   return (bytes + 4095) / 4096 * 4096;
 }
 
-static_assert(page_bytes(1) <= 32 * 1024);
+static_assert(page_bytes(1) <= 36 * 1024);
 static_assert(page_bytes(kMaxShards) <= 512 * 1024);
 
 inline Slot* publish_slots(void* page) { return reinterpret_cast<Slot*>(static_cast<char*>(page) + kPublishOffset); }
