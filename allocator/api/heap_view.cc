@@ -85,8 +85,7 @@ void visit_huge(void (*visit)(void*, const metrics::HugeView&), void* argument) 
 }
 
 HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::ThreadCacheView&), void* argument) {
-  for (ThreadCache* cache = first_registered_cache(); cache != nullptr;
-       cache = cache->next_registered) {
+  for (ThreadCache* cache = first_registered_cache(); cache != nullptr; cache = cache->next_registered) {
     ThreadCache::Use use = cache->use.load(std::memory_order_relaxed);
     if (use != ThreadCache::Use::kThread && use != ThreadCache::Use::kLate) continue;
     metrics::ThreadCacheView view{};

@@ -9,8 +9,7 @@ namespace hakmem {
 
 ExactTotals exact_totals(uint32_t size_class) {
   ExactTotals totals{};
-  for (ThreadCache* cache = first_registered_cache(); cache != nullptr;
-       cache = cache->next_registered)
+  for (ThreadCache* cache = first_registered_cache(); cache != nullptr; cache = cache->next_registered)
     cache->exact.add_to(size_class, totals.allocations, totals.frees);
   return totals;
 }

@@ -85,8 +85,7 @@ __attribute__((no_sanitize("thread"))) bool is_on_list(const Block* block, Block
 // Whether a thread has the block in its bin, or the pool has it.
 __attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint32_t size_class) {
   if (heap.pool.has_block(size_class, block)) return true;
-  for (const ThreadCache* cache = first_registered_cache(); cache != nullptr;
-       cache = cache->next_registered) {
+  for (const ThreadCache* cache = first_registered_cache(); cache != nullptr; cache = cache->next_registered) {
     Block* const* bottom = cache->bottom(size_class);
     for (Block* const* slot = cache->bins[size_class].top; slot < bottom; ++slot)
       if (*slot == block) return true;
