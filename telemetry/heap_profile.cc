@@ -111,8 +111,6 @@ constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15;
 size_t bucket_of(uintptr_t address) { return address / 16 * kMultiplier >> 50; }
 static_assert(kSampleBuckets == size_t{1} << (64 - 50));
 
-// -- sites ------------------------------------------------------------------------------------------
-
 uint32_t find_site(const uintptr_t* stack, size_t size) {
   uint64_t hash = size;
   for (size_t i = 0; i < size; ++i) hash = (hash ^ stack[i]) * kMultiplier ^ hash >> 29;
@@ -184,8 +182,6 @@ void subtract_live(const LiveSample& sample) {
   subtract(site.live, amounts);
   profile.live_bytes -= amounts.bytes;
 }
-
-// -- samples ----------------------------------------------------------------------------------------
 
 // A place for a sample; 0 when there is none.
 uint32_t take_place() {
