@@ -23,6 +23,7 @@ struct Kernel {
   bool statm_is_off;
   uint64_t last_rollup;  // CLOCK_MONOTONIC; 0: none
   uint64_t cgroup_text;  // hash of what /proc/self/cgroup said
+  uint64_t rare_cost;    // nanoseconds of the present account that the next will not need
   CgroupReader cgroup;
 };
 constinit Kernel kernel{};
@@ -43,7 +44,11 @@ bool rollup_is_due(uint64_t resident, Depth depth) {
 uint64_t process_total(Depth depth) {
   uint64_t total = process_resident_bytes();
   bool is_due = rollup_is_due(total, depth);
-  if (!(is_due || kernel.statm_is_off) || !read_rollup(&kernel.rollup)) return total;
+  if (!is_due && !kernel.statm_is_off) return total;
+  uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
+  bool is_read = read_rollup(&kernel.rollup);
+  if (is_due) kernel.rare_cost += clock_nanoseconds(CLOCK_MONOTONIC) - start;
+  if (!is_read) return total;
   kernel.has_rollup = true;
   kernel.statm_is_off = kernel.statm_is_off || is_off(total, kernel.rollup.resident);
   return kernel.statm_is_off ? kernel.rollup.resident : total;
@@ -56,8 +61,10 @@ CgroupMemory cgroup_memory() {
   char text[1024];
   if (read_small_file(kFile, text, sizeof text) <= 0) return {};
   if (uint64_t hash = hash_text(0, text); hash != kernel.cgroup_text) {
+    uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
     kernel.cgroup_text = hash;
     kernel.cgroup.find(kFile, "/proc/self/mountinfo");
+    kernel.rare_cost += clock_nanoseconds(CLOCK_MONOTONIC) - start;
   }
   return kernel.cgroup.read();
 }
@@ -98,12 +105,14 @@ void store_account(const ProcessAccount& account) {
 ProcessAccount publish_process(const RangeList& ours, const RangeList& telemetry_ranges, uint64_t heap_resident,
                                Depth depth) {
   ProcessAccount account;
+  kernel.rare_cost = 0;
   if (depth != Depth::Heap) ask(ours, telemetry_ranges, heap_resident, depth, &account);
   if (kernel.has_rollup) {
     account.huge_pages = static_cast<double>(kernel.rollup.huge_pages);
     account.lazily_freed = static_cast<double>(kernel.rollup.lazily_freed);
     account.swapped = static_cast<double>(kernel.rollup.swapped);
   }
+  account.rare_cost = kernel.rare_cost;
   store_account(account);
   return account;
 }

@@ -26,6 +26,7 @@ struct ProcessAccount {
   double lazily_freed = kNotMeasured;
   double swapped = kNotMeasured;
   CgroupMemory cgroup;
+  uint64_t rare_cost = 0;  // nanoseconds of it that the next account will not take
 };
 
 // Asks, at this depth, and stores the figures. `ours` and `telemetry_ranges` are

@@ -303,65 +303,95 @@ void forget_parent() {
   forget_parent_account();
 }
 
-uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
-  uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
-  HeapTotals& totals = publisher.totals;
-  publisher.ours.clear();
-  walk_heap(view, &totals, &publisher.ours);
+namespace {
 
+struct Measured {
   ResidentParts parts{};
+  uint64_t heap_resident = 0;
   uint64_t internal = 0;
   uint64_t live = 0;
   uint64_t cached = 0;
   uint64_t remote = 0;
+  ProcessAccount process;
+};
+
+void measure_heap(const metrics::HeapView& view, PageHeader* page, Measured* measured) {
+  const HeapTotals& totals = publisher.totals;
+  ResidentParts& parts = measured->parts;
+  publisher.ours.clear();
+  walk_heap(view, &publisher.totals, &publisher.ours);
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-    publish_class(page, view, size_class, &parts, &internal);
+    publish_class(page, view, size_class, &parts, &measured->internal);
     const ClassTotals& of_class = totals.classes[size_class];
     uint64_t block = of_class.used_objects == 0 ? 0 : of_class.used / of_class.used_objects;
-    cached += of_class.listed_objects * block;
-    live += of_class.used - of_class.listed_objects * block;
-    remote += of_class.remote_objects;
+    measured->cached += of_class.listed_objects * block;
+    measured->live += of_class.used - of_class.listed_objects * block;
+    measured->remote += of_class.remote_objects;
   }
-  publish_superslabs();
-  publish_purging(view);
-  publish_locks(view);
   parts[Part::Live] += totals.large_resident_live;
   parts[Part::InternalFragmentation] += totals.large_resident_internal;
   parts[Part::EmptySlab] = totals.empty_slab_resident;
   parts[Part::Retained] = totals.retained_resident;
   parts[Part::Metadata] = totals.metadata_resident;
-  uint64_t heap_resident = 0;
-  for (uint64_t bytes : parts.bytes) heap_resident += bytes;
+  for (uint64_t bytes : parts.bytes) measured->heap_resident += bytes;
+}
 
+Measured measure(const metrics::HeapView& view, PageHeader* page, Depth depth) {
+  uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
+  Measured measured;
+  measure_heap(view, page, &measured);
   collect_telemetry_ranges();
-  parts[Part::Telemetry] = telemetry_bytes();
+  measured.parts[Part::Telemetry] = telemetry_bytes();
   uint64_t middle = clock_nanoseconds(CLOCK_MONOTONIC);
   publisher.ours.normalise();
-  ProcessAccount process = publish_process(publisher.ours, publisher.telemetry_ranges, heap_resident, depth);
-  if (!std::isnan(process.telemetry)) parts[Part::Telemetry] = static_cast<uint64_t>(process.telemetry);
+  measured.process = publish_process(publisher.ours, publisher.telemetry_ranges, measured.heap_resident, depth);
+  if (!std::isnan(measured.process.telemetry))
+    measured.parts[Part::Telemetry] = static_cast<uint64_t>(measured.process.telemetry);
   publisher.cost.heap = middle - start;
-  if (depth != Depth::Heap) publisher.cost.process = clock_nanoseconds(CLOCK_MONOTONIC) - middle;
+  if (depth != Depth::Heap)
+    publisher.cost.process = clock_nanoseconds(CLOCK_MONOTONIC) - middle - measured.process.rare_cost;
+  return measured;
+}
+
+// A huge page that came or went between two readings is 2 MiB that nothing explains.
+constexpr double kHalfHugePage = 1024.0 * 1024;
+constexpr uint32_t kMaxMeasurements = 3;
+
+bool has_moved(const ProcessAccount& process) { return std::fabs(process.unexplained) > kHalfHugePage; }
+
+}  // namespace
+
+uint32_t publish(const metrics::HeapView& view, PageHeader* page, Depth depth) {
+  Measured measured = measure(view, page, depth);
+  for (uint32_t i = 1; depth == Depth::Scrape && i < kMaxMeasurements && has_moved(measured.process); ++i)
+    measured = measure(view, page, depth);
+  ResidentParts& parts = measured.parts;
+  uint64_t heap_resident = measured.heap_resident;
+  publish_superslabs();
+  publish_purging(view);
+  publish_locks(view);
   for (uint32_t part = 0; part < static_cast<uint32_t>(Part::Outside); ++part)
     store<Metric::kResidentBytes>(part, parts.bytes[part]);
 
   uint64_t free_resident = parts[Part::SlabFree] + parts[Part::EmptySlab] + parts[Part::Retained];
-  store<Metric::kFragmentationBytes>(static_cast<uint32_t>(Fragmentation::Internal), internal);
+  store<Metric::kFragmentationBytes>(static_cast<uint32_t>(Fragmentation::Internal), measured.internal);
   store<Metric::kFragmentationBytes>(static_cast<uint32_t>(Fragmentation::External), free_resident);
-  store<Metric::kFragmentationRatio>(static_cast<uint32_t>(Fragmentation::Internal), ratio(internal, live));
+  store<Metric::kFragmentationRatio>(static_cast<uint32_t>(Fragmentation::Internal),
+                                     ratio(measured.internal, measured.live));
   store<Metric::kFragmentationRatio>(static_cast<uint32_t>(Fragmentation::External),
                                      ratio(free_resident, heap_resident));
   store<Metric::kHeapResidentBytes>(0, heap_resident + parts[Part::Telemetry]);
-  store<Metric::kThreads>(0, totals.threads);
-  store<Metric::kThreadCacheBytes>(0, cached);
-  store<Metric::kRemoteQueue>(0, remote);
-  store<Metric::kRemoteQueueLongest>(0, totals.longest_remote_list);
+  store<Metric::kThreads>(0, publisher.totals.threads);
+  store<Metric::kThreadCacheBytes>(0, measured.cached);
+  store<Metric::kRemoteQueue>(0, measured.remote);
+  store<Metric::kRemoteQueueLongest>(0, publisher.totals.longest_remote_list);
   double now = seconds(clock_nanoseconds(CLOCK_REALTIME));
   publish_peak(parts[Part::Live], heap_resident, now);
-  publish_diagnosis(page, heap_resident, parts, process);
+  publish_diagnosis(page, heap_resident, parts, measured.process);
   store<Metric::kPublishTime>(0, now);
   store_figures(page);
   remember(page);
-  return totals.threads;
+  return publisher.totals.threads;
 }
 
 PublishCost publish_cost() { return publisher.cost; }

@@ -9,7 +9,7 @@ namespace {
 constexpr uint64_t kRbx = 3, kRbp = 6, kRsp = 7, kReturnAddress = 16;
 
 // Encodings of pointers.
-constexpr uint8_t kOmitted = 0xff, kPcRelative = 0x10, kDataRelative = 0x30;
+constexpr uint8_t kPcRelative = 0x10, kDataRelative = 0x30;
 
 class Reader {
  public:

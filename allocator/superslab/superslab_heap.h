@@ -191,6 +191,9 @@ class SuperslabHeap {
 
   // Free bytes that are not purged while slabs hold `used`. Any thread.
   size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
+  // How many threads take spans. Any thread, one at a time.
+  void set_thread_count(uint32_t count) { thread_count_.store(count, std::memory_order_relaxed); }
+
   size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
   RankedLock& lock() { return lock_; }
   PageArena<Memory>& arena() { return arena_; }
@@ -208,8 +211,10 @@ class SuperslabHeap {
   // Of a superslab, behind its record; pages of it are used as its slabs take blocks back.
   static constexpr size_t kFreeMapBytes = kUnitsPerSuperslab * kFreeMapWords * sizeof(uint64_t);
   static constexpr uint32_t kMaxRemaps = 4;
-  // A process that uses less is not made larger by pages that it touches in part.
-  static constexpr size_t kHugePagesFrom = 16 * kMiB;
+  // A process whose slabs use less, or less a thread, is not made larger by pages that
+  // it touches in part: each thread has a slab of every class that it has just begun.
+  static constexpr size_t kHugePagesFrom = 12 * kMiB;
+  static constexpr size_t kHugePagesFromPerThread = 4 * kMiB;
   static constexpr uint32_t kDirtyTries = 16;  // superslabs looked at for a run that holds pages
 
   struct Bin {
@@ -304,7 +309,7 @@ class SuperslabHeap {
     uint32_t starts = run_starts(superslab->dirty, units);
     if (starts == 0) starts = run_starts(superslab->free, units);
     uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
-    if (superslab->state() == SuperslabState::Purged && used_bytes_ >= kHugePagesFrom) allow_huge_page(superslab, true);
+    if (superslab->state() == SuperslabState::Purged) allow_huge_page(superslab, is_dense());
     uint32_t dirty_units = take_units(superslab, bit_run(first, units));
 
     Slab* slab = superslab->slabs + first;
@@ -319,6 +324,10 @@ class SuperslabHeap {
     slab->carve_time.clear();
     slab->state = state;
     return slab;
+  }
+
+  bool is_dense() const HAKMEM_REQUIRES(lock_) {
+    return used_bytes_ >= kHugePagesFrom + thread_count_.load(std::memory_order_relaxed) * kHugePagesFromPerThread;
   }
 
   // Only where no page stands yet: what is there already is not made a huge page.
@@ -402,6 +411,7 @@ class SuperslabHeap {
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   std::atomic<size_t> retained_bytes_{0};  // written under lock_; free units that hold pages
   std::atomic<uint32_t> readers_{0};       // visits of views under way
+  std::atomic<uint32_t> thread_count_{1};  // a hint, read under lock_
   Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   uint64_t bins_in_use_[Superslab::kBinKinds] HAKMEM_GUARDED_BY(lock_){};

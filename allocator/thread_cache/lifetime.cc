@@ -31,6 +31,11 @@ constinit bool secrets_drawn HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit bool process_started HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit uint32_t caches_created HAKMEM_GUARDED_BY(registry_lock) = 0;
 constinit std::atomic<uint32_t> threads_running{0};  // written under registry_lock
+// Under registry_lock, which fork holds where the analysis cannot see it.
+void set_threads_running(uint32_t count) {
+  threads_running.store(count, std::memory_order_relaxed);
+  heap.superslabs.set_thread_count(count);
+}
 // Set in a forked child whose parent had other threads.
 constinit std::atomic<bool> orphans_pending{false};
 
@@ -78,7 +83,7 @@ void after_fork_in_child() {
     cache->use.store(ThreadCache::Use::kOrphan, std::memory_order_relaxed);
     orphans_pending.store(true, std::memory_order_relaxed);
   }
-  threads_running.store(thread_state.phase == ThreadPhase::kRunning ? 1 : 0, std::memory_order_relaxed);
+  set_threads_running(thread_state.phase == ThreadPhase::kRunning ? 1 : 0);
   unlock_all();
 }
 
@@ -142,7 +147,7 @@ void end_thread() {
   // The next thread with this cache takes it under the lock, and sees it as it was left.
   LockGuard guard(registry_lock);
   cache->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
-  threads_running.fetch_sub(1, std::memory_order_relaxed);
+  set_threads_running(threads_running.load(std::memory_order_relaxed) - 1);
   errno = saved_errno;
 }
 
@@ -203,7 +208,7 @@ ThreadCache* start_thread() {
     }
     cache = take_cache();
     if (cache != nullptr) {
-      threads_running.fetch_add(1, std::memory_order_relaxed);
+      set_threads_running(threads_running.load(std::memory_order_relaxed) + 1);
       is_first = !process_started;
       process_started = true;
       if (is_first) heap.superslabs.prime();

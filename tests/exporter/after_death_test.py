@@ -16,7 +16,9 @@ VICTIM = """if True:
             time.sleep(0.005)
     blocks = []
     take(120, blocks)
-    time.sleep(1)
+    for _ in range(15):  # the account is made in calls
+        take(1, blocks)
+        time.sleep(0.1)
     del blocks[:]
     take(50, blocks)
     print("low", flush=True)

@@ -12,8 +12,8 @@ class MachineExporter:
 
     def __init__(self, pages):
         self.port = free_port()
-        self.process = subprocess.Popen([built("hakmem-exporter"), "--listen", f"127.0.0.1:{self.port}", "--pages", pages],
-                                        env=environment(preload=False), stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([built("hakmem-exporter"), "--listen", f"127.0.0.1:{self.port}", "--pages", pages,
+                                         "--young", "0"], env=environment(preload=False), stderr=subprocess.DEVNULL)
 
     def __enter__(self):
         wait_until(lambda: is_serving(self.port), "hakmem-exporter")

@@ -188,12 +188,13 @@ class ContainerTest(harness.PreloadTest):
         self.assertEqual((status, output, errors), harness.run(command, True, variables=variables))
 
     def test_a_shell_that_starts_hundreds_of_children(self):
-        """They leave no file behind, nor does the shell; bench/trees/scrape.py measures it with ten thousand."""
+        """They leave no file behind; bench/trees/scrape.py measures it with ten thousand."""
         pages = self.directory("pages")
         variables = {"HAKMEM_PAGES": pages} if "telemetry" in harness.LIBRARY else {}
         script = "i=0; while [ $i -lt 600 ]; do /bin/true || exit 1; i=$((i + 1)); done; echo $i"
         self.assertEqual((0, b"600\n", b""), harness.run(["/bin/sh", "-c", script], True, variables=variables))
-        self.assertEqual([], os.listdir(pages))
+        # Dash ends by _exit, as if it were killed: its own page stays for a report.
+        self.assertLessEqual(len(os.listdir(pages)), 1)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,9 @@ class PostgresTest(unittest.TestCase):
             endpoint.lint(shown)
         self.stop()
         endpoint.scrape(exporter)
-        self.assertEqual([], os.listdir(self.pages))
+        # What ended without its exit, while the server was set up, stays for a report.
+        left = {int(name.split(".")[2]) for name in os.listdir(self.pages)}
+        self.assertEqual(set(), left & {self.process.pid, session.backend})
 
     def test_connections_that_come_and_go_leave_no_series(self):
         """All backends are young: they are one series of each family, in which no counter ever falls."""
@@ -191,17 +193,18 @@ class PostgresTest(unittest.TestCase):
         port = harness.free_port()
         self.start(HAKMEM_LISTEN=f"127.0.0.1:{port}", HAKMEM_PROGRAM="postgres")
         endpoint.wait_for(port)
-        with endpoint.account_adds_up(self, port, 10 << 20, 2) as watch:
+        with endpoint.account_adds_up(self, port, 1 << 20, 2) as watch:
             self.client("pgbench", "-i", "-q", "postgres")
             self.client("pgbench", "-n", "-c", "4", "-j", "2", "-T", "3", "postgres")
             session = self.session()
-            # It sorts in memory: grows and shrinks with each query, and is measured once a second at most.
+            # It sorts in memory, more or less of it with each query, and is measured once a second at most.
             session.stdin.write("set work_mem='200MB';\n")
-            for _ in range(40):
-                session.stdin.write("select count(distinct md5(n::text)) from generate_series(1, 300000) n;\n")
-                self.assertEqual("300000", session.stdout.readline().strip())
+            for i in range(20):
+                rows = 200000 * (1 + i % 5)
+                session.stdin.write(f"select count(distinct md5(n::text)) from generate_series(1, {rows}) n;\n")
+                self.assertEqual(str(rows), session.stdout.readline().strip())
                 sizes = [resident for pid, _, resident in watch.looks if pid == str(session.backend)]
-                if sizes and max(sizes) - min(sizes) > 10 << 20:
+                if sizes and max(sizes) - min(sizes) > 1 << 20:
                     break
         session.stdin.close()
         self.assertEqual(0, session.wait(timeout=20))

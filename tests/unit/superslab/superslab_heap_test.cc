@@ -237,6 +237,14 @@ TEST_F(SuperslabHeapTest, HugePagesForALargerHeapUntilPurgedInPart) {
 
   give(low);
   heap_.purge(SIZE_MAX, 0);
+  heap_.set_thread_count(2);  // as many slabs more are begun and hardly used
+  low = take(1);
+  EXPECT_EQ(low->superslab, huge);
+  EXPECT_FALSE(huge->is_huge);
+
+  give(low);
+  heap_.purge(SIZE_MAX, 0);
+  heap_.set_thread_count(1);
   EXPECT_EQ(take(1)->superslab, huge);
   EXPECT_TRUE(huge->is_huge);
 }
