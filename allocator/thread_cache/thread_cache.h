@@ -84,7 +84,11 @@ struct alignas(64) ThreadCache {
   BinTable bin_table = make_bin_table();
 
   // -- cold -----------------------------------------------------------------
-  Block** slots;  // of the bins
+  // Under the lock of the registry. kNever: the late cache, until it is needed for the first time.
+  enum class Use : uint8_t { kNever, kFree, kThread, kOrphan, kLate };
+  std::atomic<Use> use{Use::kNever};
+  uint32_t shard = 0;  // of the counters
+  Block** slots;       // of the bins
   ClassState classes[kSizeClassCount]{};
   RandomGenerator random{1};
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
@@ -92,12 +96,7 @@ struct alignas(64) ThreadCache {
   [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
 
-  // Registry of all caches; written under its lock.
-  ThreadCache* next_registered = nullptr;
-  // kNever: the late cache, until it is needed for the first time.
-  enum class Use : uint8_t { kNever, kFree, kThread, kOrphan, kLate };
-  std::atomic<Use> use{Use::kNever};
-  uint32_t shard = 0;  // of the counters
+  ThreadCache* next_registered = nullptr;  // in the registry of all caches; written under its lock
 
   uintptr_t tag() const { return reinterpret_cast<uintptr_t>(this); }
 
