@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -117,7 +118,7 @@ uint32_t find_site(const uintptr_t* stack, size_t size) {
   uint32_t& bucket = profile.site_buckets[hash % kSiteBuckets];
   for (uint32_t i = bucket; i != 0; i = profile.sites[i - 1].next) {
     const Site& site = profile.sites[i - 1];
-    if (site.hash == hash && site.stack_size == size && memcmp(site.stack, stack, size * sizeof *stack) == 0) return i;
+    if (site.hash == hash && site.stack_size == size && std::equal(stack, stack + size, site.stack)) return i;
   }
   uintptr_t* kept = size == 0 ? nullptr : profile.stacks.extend(size);
   if (size != 0 && kept == nullptr) return 0;
