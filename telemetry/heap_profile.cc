@@ -291,7 +291,9 @@ uint64_t sample_weight(uint64_t drawn_bytes, uint64_t interval) {
   // 1 - exp(-x) by its series, and 1 - exp(-2x) = p * (2 - p).
   double p = x * (1 - x * (1.0 / 2) * (1 - x * (1.0 / 3) * (1 - x * (1.0 / 4) * (1 - x * (1.0 / 5) * (1 - x / 6)))));
   for (; halvings > 0; --halvings) p *= 2 - p;
-  return static_cast<uint64_t>(static_cast<double>(kPartsOfObject) / p + 0.5);
+  double parts = static_cast<double>(kPartsOfObject) / p;
+  auto whole = static_cast<uint64_t>(parts);
+  return parts - static_cast<double>(whole) < 0.5 ? whole : whole + 1;
 }
 
 void on_sample(const metrics::Sample& sample) {

@@ -123,7 +123,10 @@ UnwindRules rules_at(uintptr_t address) {
   return rules;
 }
 
-uintptr_t word_at(uintptr_t address) { return *reinterpret_cast<const uintptr_t*>(address); }
+// `address` follows from the stack pointer, by the unwind tables.
+uintptr_t word_at(uintptr_t address) {
+  return *reinterpret_cast<const uintptr_t*>(address);  // NOLINT(clang-analyzer-core.NullDereference)
+}
 
 uintptr_t restored(Saved saved, int8_t words, uintptr_t now, uintptr_t cfa, uintptr_t rbp) {
   switch (saved) {

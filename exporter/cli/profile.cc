@@ -38,26 +38,26 @@ bool parse_number(const std::string& text, Number* number) {
 
 // False when the arguments make no sense.
 bool parse(const Arguments& arguments, Wanted* wanted) {
+  bool is_possible = true;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (!argument.starts_with("-")) {
       if (!wanted->process.empty()) return false;
       wanted->process = argument;
-    } else if (++i == arguments.size()) {
-      return false;
-    } else if (argument == "--type") {
-      wanted->type = arguments[i];
-    } else if (argument == "--seconds") {
-      if (!parse_number(arguments[i], &wanted->seconds) || wanted->seconds == 0 || wanted->seconds > kMaxSeconds)
-        return false;
-    } else if (argument == "-o") {
-      wanted->file = arguments[i];
-    } else {
-      return false;
+      continue;
     }
+    bool has_value = ++i < arguments.size();
+    if (has_value && argument == "--type")
+      wanted->type = arguments[i];
+    else if (has_value && argument == "--seconds" && parse_number(arguments[i], &wanted->seconds))
+      is_possible = is_possible && wanted->seconds != 0 && wanted->seconds <= kMaxSeconds;
+    else if (has_value && argument == "-o")
+      wanted->file = arguments[i];
+    else
+      return false;
   }
   bool is_known = std::find(std::begin(kTypes), std::end(kTypes), wanted->type) != std::end(kTypes);
-  return is_known && !wanted->process.empty() && !wanted->file.empty();
+  return is_possible && is_known && !wanted->process.empty() && !wanted->file.empty();
 }
 
 // HAKMEM_LISTEN as the process was started with it; empty when it was not.
