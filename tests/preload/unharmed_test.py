@@ -122,12 +122,11 @@ class UnharmedTest(harness.PreloadTest):
             self.assertEqual(-signal.SIGPIPE, writer.wait(timeout=20))
 
     def test_start_up_cost(self):
-        """A preloaded /bin/true costs under 0.3 ms more: the fastest run of each side counts, taken in turn.
+        """A preloaded /bin/true costs under 0.3 ms more, or a quarter where a start takes long: the fastest run of each side.
 
         Other work on the machine only adds to a run, so a second and third try is fair.
         """
         fastest = {False: float("inf"), True: float("inf")}
-        bound = 0.001 if "debug" in harness.LIBRARY else 0.0003
         for _ in range(3):
             for _ in range(200):
                 for preload in fastest:
@@ -135,6 +134,7 @@ class UnharmedTest(harness.PreloadTest):
                     subprocess.run(["/bin/true"], env=harness.environment(preload), check=True)
                     fastest[preload] = min(fastest[preload], time.perf_counter() - start)
             cost = fastest[True] - fastest[False]
+            bound = max(0.0003, fastest[False] / 4) * (3 if "debug" in harness.LIBRARY else 1)
             if cost < bound:
                 break
         print(f"start-up cost {cost * 1e3:.2f} ms ", end="", file=sys.stderr)
