@@ -106,7 +106,7 @@ class RedisTest(harness.PreloadTest):
         self.assertEqual("ok", self.info("aof_last_bgrewrite_status"))
         self.assertEqual("OK", self.command("CONFIG", "SET", "appendonly", "no"))
         self.command("BGSAVE")
-        harness.wait_until(lambda: self.info("rdb_bgsave_in_progress") == "0", 30, "the snapshot is written")
+        harness.wait_until(lambda: self.info("rdb_bgsave_in_progress") == "0", 90, "the snapshot is written")
         self.assertEqual("ok", self.info("rdb_last_bgsave_status"))
         self.assertGreater(os.path.getsize(os.path.join(self.scratch, "dump.rdb")), 1000000)
         self.stop()
@@ -157,7 +157,7 @@ class RedisTest(harness.PreloadTest):
             self.command("CONFIG", "SET", "rdb-key-save-delay", "10")  # microseconds a key: a child that lives for a while
             self.command("BGSAVE")
             self.fill()
-            harness.wait_until(lambda: self.info("rdb_bgsave_in_progress") == "0", 30, "the snapshot is written")
+            harness.wait_until(lambda: self.info("rdb_bgsave_in_progress") == "0", 90, "the snapshot is written")
             self.command("FLUSHALL")
             self.fill()
         self.stop()
