@@ -192,7 +192,7 @@ class HugeHeap {
   RankedLock& lock() { return lock_; }
 
  private:
-  static constexpr size_t kHugePagesFrom = 4 * kMiB;  // of one mapping: at most half of it more than is touched
+  static constexpr size_t kHugePagesFrom = 4 * kMiB;  // of one mapping; the first touch of 2 MiB then takes all of them
   static constexpr uint32_t kMaxRetained = 32;
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
