@@ -97,7 +97,8 @@ class AfterDeath(unittest.TestCase):
         process = self.start(lambda: (group / "cgroup.procs").write_text("0", encoding="ascii"))
         self.addCleanup(process.kill)
         self.assertEqual(process.wait(60), -signal.SIGKILL, "by the kernel")
-        self.check_report(process, (250, LIMIT / (1 << 20) + 1))
+        # Resident counts shared pages of files too, which may be charged to whoever read them first.
+        self.check_report(process, (250, LIMIT / (1 << 20) + 32))
 
     def test_killed_when_it_needs_less_than_at_its_peak(self):
         process = self.start(None)
