@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Callable
 
-from allocators import Allocator
-from errors import BenchError
+from allocators import HAKMEM, Allocator
+from errors import BenchError, KilledError
 from workloads import Workload
 
 TIMEOUT_SECONDS = 300
@@ -146,7 +146,7 @@ def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
         raise BenchError(f"{what}: could not be measured: {message}")
     usage = json.loads(usage_text)
     if usage["signal"]:
-        raise BenchError(f"{what}: killed by {signal.Signals(usage['signal']).name}: {message}")
+        raise KilledError(f"{what}: killed by {signal.Signals(usage['signal']).name}: {message}")
     if usage["exit_status"]:
         raise BenchError(f"{what}: exit status {usage['exit_status']}: {message}")
     try:
@@ -155,6 +155,19 @@ def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
         raise BenchError(f"{what}: its output is not what was expected: {message}") from error
     check_preload(allocator, outcome.malloc, what, message)
     return outcome
+
+
+def run_again_if_killed(build_dir: Path, job: Job, allocator: Allocator, attempts: int = 3) -> Outcome:
+    """Runs the job; where a peer has a crash that comes now and then, says so and runs it again.
+
+    hakmem has no second chance.
+    """
+    for _ in range(attempts - 1 if allocator.name != HAKMEM else 0):
+        try:
+            return job.run(build_dir, allocator)
+        except KilledError as error:
+            print(f"bench: {error}; run again", file=sys.stderr, flush=True)
+    return job.run(build_dir, allocator)
 
 
 def check_preload(allocator: Allocator, provider: str, what: str, message: str) -> None:
@@ -216,7 +229,7 @@ def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], runs:
             for allocator in allocators[first:] + allocators[:first]:
                 name = allocator.name
                 progress.before(run, job, name)
-                outcome = job.run(build_dir, allocator)
+                outcome = run_again_if_killed(build_dir, job, allocator)
                 if checksums.setdefault(job.name, outcome.checksum) != outcome.checksum:
                     raise BenchError(f"{job.name} under {name}: did other work than under the allocators before it")
                 for test, sample in outcome.samples.items():

@@ -1,10 +1,13 @@
 """A small run from end to end, and what the runner must notice."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent.parent
@@ -13,7 +16,7 @@ sys.path.insert(0, str(BENCH))
 from allocators import find_allocators
 from errors import BenchError
 from run_bench import DEFAULT_BUILD_DIR
-from runner import Job, macro_outcome, measure
+from runner import Job, macro_outcome, measure, run_again_if_killed
 
 BUILD = DEFAULT_BUILD_DIR.resolve()
 NAMES = ("hakmem", "glibc", "jemalloc", "mimalloc", "tcmalloc")
@@ -95,6 +98,18 @@ class MeasureTest(unittest.TestCase):
         ):
             with self.assertRaisesRegex(BenchError, message):
                 self.usage_of(*command)
+
+    def test_a_peer_that_crashes_now_and_then_is_run_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            script = 'echo >>"$0"; [ "$(wc -l <"$0")" -ge 3 ] || kill -SEGV $$'
+            line = '{"malloc": "/lib/libc.so.6", "operations": 1, "checksum": "1"}'
+            job = Job("sh", ["/bin/sh", "-c", script, f"{folder}/runs"], lambda _, usage: macro_outcome("t", line, usage))
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                run_again_if_killed(BUILD, job, self.glibc)
+            self.assertEqual(said.getvalue().count("sh under glibc: killed by SIGSEGV: no message; run again\n"), 2)
+            (Path(folder) / "runs").write_text("", encoding="utf-8")
+            with self.assertRaisesRegex(BenchError, "killed by SIGSEGV"):
+                run_again_if_killed(BUILD, job, replace(self.glibc, name="hakmem"))
 
 
 class CommandTest(unittest.TestCase):
