@@ -157,7 +157,7 @@ def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
     return outcome
 
 
-def run_again_if_killed(build_dir: Path, job: Job, allocator: Allocator, attempts: int = 3) -> Outcome:
+def run_again_if_killed(build_dir: Path, job: Job, allocator: Allocator, attempts: int = 6) -> Outcome:
     """Runs the job; where a peer has a crash that comes now and then, says so and runs it again.
 
     hakmem has no second chance.

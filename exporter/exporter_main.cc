@@ -134,7 +134,8 @@ int run(const Options& options) {
     }
   }
   MachineEndpoint endpoint(options);
-  Routes routes(access, {{"/metrics", [&](const Request& request) { return endpoint.answer_metrics(request); }}});
+  Routes routes(access, {{"/metrics", [&](const Request& request) { return endpoint.answer_metrics(request); }}},
+                options.listen.address);
   HttpServer::Callbacks callbacks;
   callbacks.answer = [&](const Request& request) { return routes.answer(request); };
   callbacks.max_connections = 64;
@@ -144,7 +145,7 @@ int run(const Options& options) {
     logger().error("cannot listen on {}: {}", options.listen_text, strerror(error));
     return 1;
   }
-  warn_of_open_address(options.listen.address, routes.access(), options.listen_text, "--auth FILE");
+  routes.warn_if_open(options.listen_text, "--auth FILE");
   logger().info("the processes of {} are served at http://{}/metrics", options.pages, options.listen_text);
   return server.run() ? 0 : 1;
 }

@@ -7,8 +7,6 @@
 namespace hakmem::exporter {
 namespace {
 
-constexpr std::string_view kAuthorization = "authorization";
-
 // The next line, without its end; what is left stays in `text`.
 std::string_view take_line(std::string_view& text) {
   std::string_view line = text.substr(0, text.find('\n'));
@@ -25,6 +23,11 @@ std::string_view header_value(std::string_view line, std::string_view name) {
   size_t start = line.find_first_not_of(" \t");
   if (start == std::string_view::npos) return {};
   return line.substr(start, line.find_last_not_of(" \t") + 1 - start);
+}
+
+void keep_value(std::string_view line, std::string_view name, std::string_view& kept) {
+  std::string_view value = header_value(line, name);
+  if (!value.empty()) kept = value;
 }
 
 // The status; 200 where the line asks for something.
@@ -59,8 +62,8 @@ ParsedRequest parse_request(std::string_view input) {
     std::string_view line = take_line(input);
     if (line.empty()) break;
     if (++headers > kMaxHeaders) parsed.status = 431;
-    std::string_view value = header_value(line, kAuthorization);
-    if (!value.empty()) parsed.request.authorization = value;
+    keep_value(line, "authorization", parsed.request.authorization);
+    keep_value(line, "host", parsed.request.host);
   }
   return parsed;
 }

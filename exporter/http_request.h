@@ -9,9 +9,10 @@ namespace hakmem::exporter {
 
 // Views into the bytes that were read.
 struct Request {
-  std::string_view path;
-  std::string_view query;          // without the question mark
-  std::string_view authorization;  // value of that header; "" when there is none
+  std::string_view path{};
+  std::string_view query{};          // without the question mark
+  std::string_view authorization{};  // value of that header; "" when there is none
+  std::string_view host{};           // the same
 };
 
 inline constexpr size_t kMaxRequestBytes = 8192;  // of request line and headers

@@ -31,6 +31,7 @@ const char* reason(int status) {
     case 401: return "Unauthorized";
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
+    case 421: return "Misdirected Request";
     case 431: return "Request Header Fields Too Large";
     case 503: return "Service Unavailable";
     default: return "Internal Server Error";
@@ -198,8 +199,9 @@ void HttpServer::answer_all() {
       continue;
     }
     const Request& request = parsed.request;
-    std::string key =
-        std::string(request.path) + "?" + std::string(request.query) + " " + std::string(request.authorization);
+    std::string key;
+    for (std::string_view part : {request.path, request.query, request.authorization, request.host})
+      key.append(part).append(" ");
     auto known = made.find(key);
     if (known == made.end()) known = made.emplace(key, callbacks_.answer(request)).first;
     if (known->second.then) {

@@ -64,7 +64,7 @@ void serve(const ModuleHost& host) {
   }
   // Never destroyed: the process may end while this thread is at work.
   static auto* collectable = new EmbeddedCollectable(host);
-  auto* routes = new Routes(std::move(access), routes_of(host, *collectable));
+  auto* routes = new Routes(std::move(access), routes_of(host, *collectable), host.address);
   HttpServer::Callbacks callbacks;
   callbacks.answer = [routes](const Request& request) { return routes->answer(request); };
   callbacks.opened = host.socket_opened;
@@ -76,7 +76,7 @@ void serve(const ModuleHost& host) {
     logger().error("no endpoint: cannot listen on {}: {}", address_text(host), strerror(error));
     return;
   }
-  warn_of_open_address(host.address, routes->access(), address_text(host), "HAKMEM_AUTH=FILE");
+  routes->warn_if_open(address_text(host), "HAKMEM_AUTH=FILE");
   host.set_serving(true);
   bool orderly = server->run();
   if (!orderly) {

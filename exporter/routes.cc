@@ -7,7 +7,14 @@
 
 namespace hakmem::exporter {
 
-Routes::Routes(Access access, std::vector<Route> routes) : access_(std::move(access)), routes_(std::move(routes)) {
+bool is_address_or_localhost(std::string_view host) {
+  if (host.starts_with('[')) return true;  // only an address may stand in brackets
+  host = host.substr(0, host.find(':'));
+  return host == "localhost" || host.find_first_not_of("0123456789.") == std::string_view::npos;
+}
+
+Routes::Routes(Access access, std::vector<Route> routes, uint32_t address)
+    : access_(std::move(access)), routes_(std::move(routes)), is_loopback_(address >> 24 == 127) {
   routes_.push_back({"/healthz", [](const Request&) { return Response{.body = "ok\n"}; }, false});
 }
 
@@ -17,6 +24,8 @@ Response Routes::answer(const Request& request) const {
   // Which paths there are is told to those who may ask.
   if (!is_public && !access_.admits(request.authorization))
     return {.status = 401, .body = "Unauthorized\n", .challenge = access_.challenge()};
+  if (!is_public && !is_meant_for_us(request))
+    return {.status = 421, .body = "this address is asked for by number, by localhost, or with a password\n"};
   if (route == routes_.end()) {
     Response missing{.status = 404, .body = "there is:"};
     for (const Route& other : routes_) missing.body.append(" ").append(other.path);
@@ -31,9 +40,12 @@ Response Routes::answer(const Request& request) const {
   }
 }
 
-void warn_of_open_address(uint32_t address, const Access& access, std::string_view address_text,
-                          std::string_view remedy) {
-  if (address >> 24 == 127 || !access.is_open()) return;
+bool Routes::is_meant_for_us(const Request& request) const {
+  return !is_loopback_ || !access_.is_open() || is_address_or_localhost(request.host);
+}
+
+void Routes::warn_if_open(std::string_view address_text, std::string_view remedy) const {
+  if (is_loopback_ || !access_.is_open()) return;
   logger().warn("anybody who reaches {} can read it: {} asks for a password", address_text, remedy);
 }
 

@@ -18,22 +18,26 @@ struct Route {
 
 class Routes {
  public:
-  // /healthz, which anybody may ask, and `routes`.
-  Routes(Access access, std::vector<Route> routes);
+  // /healthz, which anybody may ask, and `routes`, served at `address` (in host byte order).
+  Routes(Access access, std::vector<Route> routes, uint32_t address);
 
-  // The handler's answer, or 401, 404, or 500 where the handler throws, with a line in the log.
+  // The handler's answer, or 401, 404, 421, or 500 where the handler throws, with a line in the log.
   Response answer(const Request& request) const;
 
-  const Access& access() const { return access_; }
+  // Says in one line that anybody may read what is served, where other machines reach the address.
+  void warn_if_open(std::string_view address_text, std::string_view remedy) const;
 
  private:
+  bool is_meant_for_us(const Request& request) const;
+
   Access access_;
   std::vector<Route> routes_;
+  bool is_loopback_;
 };
 
-// Says in one line that anybody may read what is served at an address (in host
-// byte order) that other machines can reach; `remedy` names the option.
-void warn_of_open_address(uint32_t address, const Access& access, std::string_view address_text,
-                          std::string_view remedy);
+// Whether a Host header names an address or localhost, with a port or without.
+// A page of the web that has its own name resolve to a loopback address, so that
+// the browser of somebody on this machine reads what is served there, sends that name.
+bool is_address_or_localhost(std::string_view host);
 
 }  // namespace hakmem::exporter

@@ -74,12 +74,14 @@ void print_table(const exporter::PageDirectory& directory, std::map<std::string,
     (*before)[row->first] = now;
     if (max_rows-- == 0) break;
     double threads = snapshot.gauge(Metric::kThreads, 0);
+    // In digits enough for every number of threads: the page may say anything.
+    char threads_text[16] = "-";
+    if (!std::isnan(threads)) snprintf(threads_text, sizeof threads_text, "%.8g", threads);
     printf("%8u %-16s %12s %12s %12s %10s %10s %8s %12s\n", snapshot.identity.pid, snapshot.comm.c_str(),
            size_text(snapshot.gauge(Metric::kProcessResidentBytes, 0)).c_str(),
            size_text(snapshot.gauge(Metric::kHeapResidentBytes, 0)).c_str(), size_text(live_bytes(snapshot)).c_str(),
            share(snapshot.gauge(Metric::kFragmentationRatio, 0)).c_str(),
-           share(snapshot.gauge(Metric::kFragmentationRatio, 1)).c_str(),
-           std::isnan(threads) ? "-" : std::to_string(static_cast<int>(threads)).c_str(), rate.c_str());
+           share(snapshot.gauge(Metric::kFragmentationRatio, 1)).c_str(), threads_text, rate.c_str());
   }
 }
 

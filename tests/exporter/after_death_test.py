@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """A process that the kernel ends for its memory leaves its account: hakmem report shows it, its last minutes, its peak."""
 
-import contextlib
 import tempfile
 
 from harness import *
@@ -25,33 +24,6 @@ VICTIM = """if True:
     time.sleep(4)
     take(100000, blocks)
 """
-
-
-def memory_groups():
-    """Folders in which this process may make memory cgroups, of version 1 and 2."""
-    with open("/proc/self/cgroup", encoding="ascii") as file:
-        for line in file:
-            _, controllers, path = line.strip().split(":", 2)
-            if "memory" in controllers.split(","):
-                yield pathlib.Path("/sys/fs/cgroup/memory" + path)
-            elif not controllers:
-                yield pathlib.Path("/sys/fs/cgroup" + path)
-
-
-def make_group(limit):
-    """A new cgroup with a limit of memory; None where none can be made."""
-    for parent in memory_groups():
-        group = parent / f"hakmem-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        for name in ("memory.limit_in_bytes", "memory.max"):
-            with contextlib.suppress(OSError):
-                (group / name).write_text(str(limit), encoding="ascii")
-                return group
-        group.rmdir()
-    return None
 
 
 class AfterDeath(unittest.TestCase):
@@ -90,10 +62,7 @@ class AfterDeath(unittest.TestCase):
         return int(ago)
 
     def test_killed_by_the_kernel_for_its_memory(self):
-        group = make_group(LIMIT)
-        if group is None:
-            self.skipTest("no memory cgroup can be made here")
-        self.addCleanup(group.rmdir)
+        group = limited_cgroup(self, LIMIT)
         process = self.start(lambda: (group / "cgroup.procs").write_text("0", encoding="ascii"))
         self.addCleanup(process.kill)
         self.assertEqual(process.wait(60), -signal.SIGKILL, "by the kernel")

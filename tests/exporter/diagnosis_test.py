@@ -71,10 +71,7 @@ class Diagnosis(unittest.TestCase):
         self.assertNotIn("thread_cache_heavy", self.findings(program))
 
     def test_near_the_limit_of_the_cgroup(self):
-        cgroup = limited_cgroup(256 * MIB)
-        if cgroup is None:
-            self.skipTest("no cgroup of the memory controller can be made here")
-        self.addCleanup(cgroup.rmdir)
+        cgroup = limited_cgroup(self, 256 * MIB)
         program = self.start()
         (cgroup / "cgroup.procs").write_text(str(program.pid))
         self.addCleanup(program.process.wait)

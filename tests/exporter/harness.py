@@ -83,21 +83,34 @@ def wait_until(condition, what, seconds=20):
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-def limited_cgroup(limit):
-    """The folder of a new cgroup with a limit of its memory; None where none can be made."""
-    for root, file in ((pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
-                       (pathlib.Path("/sys/fs/cgroup"), "memory.max")):
-        folder = root / f"hakmem-test-{os.getpid()}"
+def memory_cgroups():
+    """Folders in which this process may make memory cgroups, of version 1 and 2."""
+    with open("/proc/self/cgroup", encoding="ascii") as file:
+        for line in file:
+            _, controllers, path = line.strip().split(":", 2)
+            if "memory" in controllers.split(","):
+                yield pathlib.Path("/sys/fs/cgroup/memory" + path)
+            elif not controllers:
+                yield pathlib.Path("/sys/fs/cgroup" + path)
+
+
+def limited_cgroup(test, limit):
+    """The folder of a new cgroup with a limit of its memory, for this test; skips it where none can be made."""
+    for parent in memory_cgroups():
+        folder = parent / f"hakmem-test-{os.getpid()}"
         try:
             folder.mkdir()
         except OSError:
             continue
-        try:
-            (folder / file).write_text(str(limit))
+        for name in ("memory.limit_in_bytes", "memory.max"):
+            try:
+                (folder / name).write_text(str(limit), encoding="ascii")
+            except OSError:
+                continue
+            test.addCleanup(folder.rmdir)
             return folder
-        except OSError:
-            folder.rmdir()
-    return None
+        folder.rmdir()
+    return test.skipTest("no cgroup of the memory controller can be made here")
 
 
 class Scrape:

@@ -114,10 +114,11 @@ TEST(Access, TakesNoFileThatOthersMayReadOrThatHoldsNoSecret) {
   }
 }
 
-Routes some_routes(Access access = {}) {
+Routes some_routes(Access access = {}, uint32_t address = INADDR_LOOPBACK) {
   return {std::move(access),
           {{"/metrics", [](const Request&) { return Response{.body = "figures"}; }},
-           {"/fails", [](const Request&) -> Response { throw std::runtime_error("no memory"); }}}};
+           {"/fails", [](const Request&) -> Response { throw std::runtime_error("no memory"); }}},
+          address};
 }
 
 TEST(Routes, AnswersPathsOfTheTableAlone) {
@@ -144,17 +145,33 @@ TEST(Routes, WithASecretStrangersLearnNothing) {
   EXPECT_EQ(routes.answer({"/metrics", "", "Bearer a-long-token"}).status, 200);
 }
 
+TEST(Routes, AtALoopbackAddressNamesOfOthersReadNothing) {
+  SecretFile file("a-long-token");
+  Access access;
+  ASSERT_EQ(access.read_secret(file.path()), "");
+  for (const char* host : {"127.0.0.1:9464", "127.0.0.1", "localhost", "localhost:9464", "[::1]:9464", ""})
+    EXPECT_EQ(some_routes().answer({"/metrics", "", "", host}).status, 200) << host;
+  for (const char* host : {"rebound.example:9464", "127.0.0.1.example", "localhost.example:1", "0x7f000001"}) {
+    EXPECT_EQ(some_routes().answer({"/metrics", "", "", host}).status, 421) << host;
+    EXPECT_EQ(some_routes().answer({"/nothing", "", "", host}).status, 421) << host;
+    EXPECT_EQ(some_routes().answer({"/healthz", "", "", host}).status, 200) << host;
+    // Others' machines know this one by name, and a page of the web does not know the password.
+    EXPECT_EQ(some_routes({}, 0).answer({"/metrics", "", "", host}).status, 200) << host;
+    EXPECT_EQ(some_routes(access).answer({"/metrics", "", "Bearer a-long-token", host}).status, 200) << host;
+  }
+}
+
 TEST(Routes, OneLineForAnAddressThatOthersReach) {
   SecretFile file("a-long-token");
   Access access;
   ASSERT_EQ(access.read_secret(file.path()), "");
   testing::internal::CaptureStderr();
-  warn_of_open_address(0x7f000001, {}, "127.0.0.1:1", "HAKMEM_AUTH=FILE");
-  warn_of_open_address(0, access, "0.0.0.0:1", "HAKMEM_AUTH=FILE");
+  some_routes().warn_if_open("127.0.0.1:1", "HAKMEM_AUTH=FILE");
+  some_routes(access, 0).warn_if_open("0.0.0.0:1", "HAKMEM_AUTH=FILE");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
   // In a process of its own, as the log keeps the stderr that it began with.
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT((warn_of_open_address(0, {}, "0.0.0.0:1", "HAKMEM_AUTH=FILE"), exit(0)), testing::ExitedWithCode(0),
+  EXPECT_EXIT((some_routes({}, 0).warn_if_open("0.0.0.0:1", "HAKMEM_AUTH=FILE"), exit(0)), testing::ExitedWithCode(0),
               "^hakmem: anybody who reaches 0.0.0.0:1 can read it: HAKMEM_AUTH=FILE asks for a password\n$");
 }
 
