@@ -56,6 +56,8 @@ def changes_between(before: dict, before_name: str, after: dict, after_name: str
         for metric in judged:
             old = values_of(before, test, before_name, metric)
             new = values_of(after, test, after_name, metric)
+            if not old or not new:
+                raise BenchError(f"{test}: {before_name if not old else after_name} crashed")
             noise = max(noise_in(document, metric).tests[test] for document in (before, after))
             p, verdict = judge(old, new, noise)
             changes.append(Change(test, metric, median(old), median(new), p, noise, verdict))

@@ -70,6 +70,8 @@ def _ratio_panel(axes, document: dict, metric: Metric) -> None:
     for position, (name, style) in enumerate(_style(document).items()):
         centers, errors, rows = [], [[], []], []
         for row, test in enumerate(tests):
+            if not values_of(document, test, name, metric):
+                continue  # it crashed
             base = median_of(document, test, best_peer(document, test, metric) or names[0], metric)
             center = median_of(document, test, name, metric) / base
             interval = median_interval(values_of(document, test, name, metric))

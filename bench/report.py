@@ -1,5 +1,6 @@
 """Result documents: what a run means, as Markdown."""
 
+import math
 from dataclasses import dataclass
 
 from allocators import HAKMEM
@@ -28,11 +29,13 @@ def metrics_of(document: dict) -> list[Metric]:
 
 
 def values_of(document: dict, test: str, contestant: str, metric: Metric) -> list[float]:
-    return [sample[metric.key] for sample in document["samples"][test][contestant]]
+    """Empty where the contestant crashed."""
+    return [sample[metric.key] for sample in document["samples"][test].get(contestant, [])]
 
 
 def median_of(document: dict, test: str, contestant: str, metric: Metric) -> float:
-    return median(values_of(document, test, contestant, metric))
+    """Infinite where the contestant crashed: worse than anything."""
+    return median(values_of(document, test, contestant, metric) or [math.inf])
 
 
 def best_peer(document: dict, test: str, metric: Metric) -> str | None:
@@ -69,7 +72,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _figure(value: float, metric: Metric) -> str:
-    return f"{value * metric.scale:,.{metric.digits}f}"
+    return "crashed" if math.isinf(value) else f"{value * metric.scale:,.{metric.digits}f}"
 
 
 def _medians_table(document: dict, metric: Metric) -> str:
@@ -80,7 +83,9 @@ def _medians_table(document: dict, metric: Metric) -> str:
         row = [test]
         for name in names:
             value = median_of(document, test, name, metric)
-            ratio = f" ({value / median_of(document, test, best, metric):.2f})" if best else ""
+            ratio = ""
+            if best and not math.isinf(value):
+                ratio = f" ({value / median_of(document, test, best, metric):.2f})"
             row.append(_figure(value, metric) + ratio)
         rows.append(row)
     return f"### {metric.title}, {metric.unit}: median (against the best peer)\n\n" + table(["test", *names], rows)
@@ -112,7 +117,7 @@ def _summary_table(document: dict) -> str:
         "### Geometric means against the best peer\n\n"
         + table(header, rows)
         + "\n\n*Overall*: against the one peer whose geometric mean is lowest. "
-        "*Each test*: against whichever peer is best on each test. Lower is better."
+        "*Each test*: against whichever peer is best on each test. Lower is better; inf: it crashed in a test."
     )
 
 
@@ -121,6 +126,9 @@ def _cpu_table(document: dict) -> str:
     for test, by_name in document["samples"].items():
         row = [test]
         for name in document["allocators"]:
+            if name not in by_name:
+                row.append("crashed")
+                continue
             user, system = (median(run[key] for run in by_name[name]) for key in ("user_seconds", "sys_seconds"))
             row.append(f"{user:.3f} + {system:.3f}")
         rows.append(row)
@@ -141,6 +149,8 @@ def _details_table(document: dict) -> str:
         best = best_peer(document, test, metric)
         for name in document["allocators"]:
             values = values_of(document, test, name, metric)
+            if not values:
+                continue
             interval = median_interval(values)
             coverage = min(coverage, interval.coverage)
             row = [f"{test}, {name}", _figure(median(values), metric), _interval(interval, metric)]

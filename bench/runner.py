@@ -157,17 +157,19 @@ def measure(build_dir: Path, allocator: Allocator, job: Job) -> Outcome:
     return outcome
 
 
-def run_again_if_killed(build_dir: Path, job: Job, allocator: Allocator, attempts: int = 6) -> Outcome:
-    """Runs the job; where a peer has a crash that comes now and then, says so and runs it again.
+def run_again_if_killed(build_dir: Path, job: Job, allocator: Allocator, attempts: int = 3) -> Outcome | None:
+    """Runs the job; where a peer crashes now and then, says so and runs it again. None when it goes on crashing.
 
     hakmem has no second chance.
     """
-    for _ in range(attempts - 1 if allocator.name != HAKMEM else 0):
+    for _ in range(attempts):
         try:
             return job.run(build_dir, allocator)
         except KilledError as error:
-            print(f"bench: {error}; run again", file=sys.stderr, flush=True)
-    return job.run(build_dir, allocator)
+            if allocator.name == HAKMEM:
+                raise
+            print(f"bench: {error}", file=sys.stderr, flush=True)
+    return None
 
 
 def check_preload(allocator: Allocator, provider: str, what: str, message: str) -> None:
@@ -222,6 +224,7 @@ def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], runs:
     """
     results = Results()
     checksums: dict[str, str | None] = {}
+    crashed: set[tuple[str, str]] = set()  # job and allocator: left out
     progress = Progress(title, runs * len(jobs) * len(allocators), runs)
     for run in range(runs):
         for number, job in enumerate(jobs):
@@ -229,14 +232,23 @@ def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], runs:
             for allocator in allocators[first:] + allocators[:first]:
                 name = allocator.name
                 progress.before(run, job, name)
-                outcome = run_again_if_killed(build_dir, job, allocator)
+                outcome = None
+                if (job.name, name) not in crashed:
+                    outcome = run_again_if_killed(build_dir, job, allocator)
+                progress.after()
+                if outcome is None:
+                    crashed.add((job.name, name))
+                    continue
                 if checksums.setdefault(job.name, outcome.checksum) != outcome.checksum:
                     raise BenchError(f"{job.name} under {name}: did other work than under the allocators before it")
                 for test, sample in outcome.samples.items():
                     results.samples.setdefault(test, {}).setdefault(name, []).append(sample)
                     if outcome.curve:
                         results.curves.setdefault(test, {}).setdefault(name, outcome.curve)
-                progress.after()
         progress.round_finished(run)
+    # The runs before the crash count for nothing.
+    for by_name in results.samples.values():
+        for name in [name for name, samples in by_name.items() if len(samples) < runs]:
+            del by_name[name]
     progress.finished()
     return results

@@ -75,6 +75,14 @@ def document() -> dict:
 
 
 class ReportTest(unittest.TestCase):
+    def test_a_peer_that_crashed_is_the_worst(self):
+        crashed = document()
+        del crashed["samples"]["random"]["fast"]
+        text = results(crashed)
+        self.assertEqual(best_peer(crashed, "random", TIME), "small")
+        self.assertRegex(text, r"\| random .* crashed \|")
+        self.assertNotIn("nan", text)
+
     def test_best_peer_is_neither_hakmem_nor_glibc(self):
         self.assertEqual(best_peer(document(), "larson", TIME), "fast")
         self.assertEqual(best_peer(document(), "random", TIME), "small")

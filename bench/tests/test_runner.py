@@ -16,7 +16,7 @@ sys.path.insert(0, str(BENCH))
 from allocators import find_allocators
 from errors import BenchError
 from run_bench import DEFAULT_BUILD_DIR
-from runner import Job, macro_outcome, measure, run_again_if_killed
+from runner import Job, macro_outcome, measure, run_again_if_killed, run_all
 
 BUILD = DEFAULT_BUILD_DIR.resolve()
 NAMES = ("hakmem", "glibc", "jemalloc", "mimalloc", "tcmalloc")
@@ -99,17 +99,28 @@ class MeasureTest(unittest.TestCase):
             with self.assertRaisesRegex(BenchError, message):
                 self.usage_of(*command)
 
+    @staticmethod
+    def job_of(script: str, *arguments: str) -> Job:
+        line = '{"malloc": "/lib/libc.so.6", "operations": 1, "checksum": "1"}'
+        return Job("sh", ["/bin/sh", "-c", script, *arguments], lambda _, usage: macro_outcome("t", line, usage))
+
     def test_a_peer_that_crashes_now_and_then_is_run_again(self):
         with tempfile.TemporaryDirectory() as folder:
             script = 'echo >>"$0"; [ "$(wc -l <"$0")" -ge 3 ] || kill -SEGV $$'
-            line = '{"malloc": "/lib/libc.so.6", "operations": 1, "checksum": "1"}'
-            job = Job("sh", ["/bin/sh", "-c", script, f"{folder}/runs"], lambda _, usage: macro_outcome("t", line, usage))
+            job = self.job_of(script, f"{folder}/runs")
             with contextlib.redirect_stderr(io.StringIO()) as said:
                 run_again_if_killed(BUILD, job, self.glibc)
-            self.assertEqual(said.getvalue().count("sh under glibc: killed by SIGSEGV: no message; run again\n"), 2)
+            self.assertEqual(said.getvalue(), "bench: sh under glibc: killed by SIGSEGV: no message\n" * 2)
             (Path(folder) / "runs").write_text("", encoding="utf-8")
             with self.assertRaisesRegex(BenchError, "killed by SIGSEGV"):
                 run_again_if_killed(BUILD, job, replace(self.glibc, name="hakmem"))
+
+    def test_a_peer_that_goes_on_crashing_is_left_out(self):
+        job = self.job_of('[ "$CRASH" != 1 ] || kill -SEGV $$')
+        crashing = replace(self.glibc, name="crashing", environment={"CRASH": "1"})
+        with contextlib.redirect_stderr(io.StringIO()):
+            samples = run_all(BUILD, [job], [self.glibc, crashing], 2).samples
+        self.assertEqual({name: len(runs) for name, runs in samples["t"].items()}, {"glibc": 2})
 
 
 class CommandTest(unittest.TestCase):
