@@ -99,13 +99,14 @@ struct alignas(64) Slab {
     if (word < free_word) free_word = static_cast<uint8_t>(word);
   }
   // The same where the program may have freed a wrong pointer to the slab, or a
-  // block twice. Nothing changes when it did: whether `address` was a block that
-  // may come back.
-  bool try_put_free(uintptr_t address, const ClassShape& shape) {
-    uint64_t index = (address - start) * shape.reciprocal >> kReciprocalShift;
-    if (index * shape.block_bytes != address - start || index >= carved) [[unlikely]]
+  // block twice. Nothing changes when it did: whether `block` is one that may come
+  // back. `shape` is that of the slab.
+  HAKMEM_INLINE bool try_put_free(Block* block, const ClassShape& shape) {
+    uintptr_t offset = reinterpret_cast<uintptr_t>(block) - start;
+    uint64_t index = offset * shape.reciprocal >> kReciprocalShift;
+    if (index * shape.block_bytes != offset || index >= carved) [[unlikely]]
       return false;
-    uint32_t word = static_cast<uint32_t>(index / 64);
+    uint64_t word = index / 64;
     uint64_t bits = free_map[word];
     uint64_t bit = uint64_t{1} << index % 64;
     if ((bits & bit) != 0) [[unlikely]]

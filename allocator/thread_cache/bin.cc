@@ -9,11 +9,22 @@
 namespace hakmem {
 namespace {
 
-Slab* slab_of(Block* block) {
-  size_t unit = (reinterpret_cast<uintptr_t>(block) - slab_map_base) >> kUnitShift;
+size_t unit_of(const Block* block) { return (reinterpret_cast<uintptr_t>(block) - slab_map_base) >> kUnitShift; }
+
+constexpr size_t kNoUnit = SIZE_MAX;
+
+HAKMEM_INLINE Slab* slab_of(Block* block) {
+  size_t unit = unit_of(block);
   if (unit >= slab_map_units) [[unlikely]]
     return heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
   return slab_map_records[unit].head();
+}
+
+// The slab of the block, if it is of the class and of this thread's; else null.
+HAKMEM_INLINE Slab* own_slab_of(const ThreadCache* cache, uint32_t size_class, Block* block) {
+  Slab* slab = slab_of(block);
+  bool is_own = slab->owner.load(std::memory_order_relaxed) == cache->tag() && slab->size_class == size_class;
+  return is_own ? slab : nullptr;
 }
 
 bool is_block_of(Slab* slab, uint32_t size_class, const Block* block) {
@@ -50,28 +61,37 @@ uint32_t remove_samples_from(Block** blocks, uint32_t count, ClassState& state) 
   return count;
 }
 
+// A block that is none of a slab of this thread's, or came back before.
+[[gnu::noinline]] void return_elsewhere(ThreadCache* cache, uint32_t size_class, Block* block) {
+  Slab* slab = slab_of(block);
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  if (!is_block_of(slab, size_class, block)) return free_inside(block);
+  if (owner_word == cache->tag()) return report_misuse(Message::kDoubleFree, block);
+  // The thread may have turned away from the slab since, and another claimed it.
+  give_back(cache, slab, block, owner_word);
+}
+
 }  // namespace
 
 void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
   const ClassShape& shape = kClassShapes[size_class];
+  Slab* slab = nullptr;
+  size_t last_unit = kNoUnit;  // in which `slab` was looked up
   for (Block* const* end = blocks + count; blocks != end; ++blocks) {
-    Slab* slab = slab_of(*blocks);
-    uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
-    // The thread may have turned away from the slab since, and another claimed it.
-    if (owner_word != cache->tag()) [[unlikely]] {
-      if (is_block_of(slab, size_class, *blocks))
-        give_back(cache, slab, *blocks, owner_word);
-      else
-        free_inside(*blocks);
-      continue;
+    // Blocks that were freed one after the other often stand in one unit.
+    size_t unit = unit_of(*blocks);
+    if (unit != last_unit) {
+      slab = own_slab_of(cache, size_class, *blocks);
+      last_unit = unit;
     }
-    if (slab->size_class != size_class || !slab->try_put_free(reinterpret_cast<uintptr_t>(*blocks), shape))
-        [[unlikely]] {
-      report_misuse(is_block_of(slab, size_class, *blocks) ? Message::kDoubleFree : Message::kInvalidPointer, *blocks);
-      continue;
-    }
-    if (--slab->countdown == 0) [[unlikely]]
+    if (slab == nullptr || !slab->try_put_free(*blocks, shape)) [[unlikely]] {
+      return_elsewhere(cache, size_class, *blocks);
+    } else {
+      if (--slab->countdown != 0) [[likely]]
+        continue;
       settle_slab(cache, slab);
+    }
+    last_unit = kNoUnit;
   }
 }
 

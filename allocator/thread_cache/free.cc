@@ -114,7 +114,7 @@ bool try_claim(ThreadCache* cache, Slab* slab) {
 // The first block that comes back to a slab that this thread has just claimed.
 void take_back_claimed(ThreadCache* cache, Slab* slab, Block* block) {
   uint32_t size_class = slab->size_class;
-  if (!slab->try_put_free(reinterpret_cast<uintptr_t>(block), slab->shape()))
+  if (!slab->try_put_free(block, slab->shape()))
     report_misuse(Message::kDoubleFree, block);
   else
     --slab->used;

@@ -168,7 +168,7 @@ void adopt_bins(ThreadCache* cache, ThreadCache* orphan) {
       if (!is_orphan(slab->owner.load(std::memory_order_relaxed)))
         return_to_slabs(cache, size_class, &block, 1);
       else if (slab->size_class == size_class)
-        slab->try_put_free(reinterpret_cast<uintptr_t>(block), slab->shape());
+        slab->try_put_free(block, slab->shape());
     }
   }
 }

@@ -212,7 +212,7 @@ uint32_t take_apart(Slab* slab, Block* block, uint32_t count) {
         i == count ? block->is_last() : next != nullptr && slab->is_block_start(reinterpret_cast<uintptr_t>(next));
     if (!is_sound || block->has_lost_key()) [[unlikely]]
       report_misuse(Message::kCorruptedFreeList, block);
-    else if (!slab->try_put_free(reinterpret_cast<uintptr_t>(block), slab->shape())) [[unlikely]]
+    else if (!slab->try_put_free(block, slab->shape())) [[unlikely]]
       report_misuse(Message::kDoubleFree, block);
     else
       ++taken;

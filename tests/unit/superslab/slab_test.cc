@@ -117,13 +117,26 @@ TEST_F(SlabTest, AnOverwrittenLinkIsNotFollowed) {
 
 TEST_F(SlabTest, OnlyALiveBlockComesBack) {
   fill(20, 0);
-  auto address = [this](uint32_t index) { return reinterpret_cast<uintptr_t>(block(index)); };
-  EXPECT_TRUE(slab_.try_put_free(address(5), slab_.shape()));
-  EXPECT_FALSE(slab_.try_put_free(address(5), slab_.shape())) << "twice";
-  EXPECT_FALSE(slab_.try_put_free(address(6) + 1, slab_.shape())) << "inside a block";
-  EXPECT_FALSE(slab_.try_put_free(address(20), slab_.shape())) << "never carved";
-  EXPECT_FALSE(slab_.try_put_free(address(0) - 16, slab_.shape())) << "before the slab";
+  auto beside = [this](uint32_t index, intptr_t bytes) {
+    return reinterpret_cast<Block*>(reinterpret_cast<uintptr_t>(block(index)) + static_cast<uintptr_t>(bytes));
+  };
+  EXPECT_TRUE(slab_.try_put_free(block(5), slab_.shape()));
+  EXPECT_FALSE(slab_.try_put_free(block(5), slab_.shape())) << "twice";
+  EXPECT_FALSE(slab_.try_put_free(beside(6, 1), slab_.shape())) << "inside a block";
+  EXPECT_FALSE(slab_.try_put_free(block(20), slab_.shape())) << "never carved";
+  EXPECT_FALSE(slab_.try_put_free(beside(0, -16), slab_.shape())) << "before the slab";
   EXPECT_EQ(slab_.count_free(), 1u);
+}
+
+// Whatever lies between two slabs, at any distance, is no block of the other.
+TEST_F(SlabTest, NoBlockOfAnotherSlabIsTaken) {
+  fill(slab_.shape().capacity, 0);
+  auto* far = reinterpret_cast<Block*>(slab_.start + (uintptr_t{1} << 40));
+  for (uintptr_t units = 1; units < 5000; units = units * 3 / 2 + 1) {
+    auto* after = reinterpret_cast<Block*>(slab_.start + units * kUnitBytes);
+    auto* before = reinterpret_cast<Block*>(slab_.start - units * kUnitBytes);
+    for (Block* other : {after, before, far}) EXPECT_FALSE(slab_.try_put_free(other, slab_.shape())) << units;
+  }
 }
 
 TEST_F(SlabTest, RemoteListsPackOffsetAndCount) {
