@@ -36,6 +36,7 @@ def run_preloaded(tool: list[str], job: Job, allocator: Allocator) -> str:
     variables = environment()
     if tool[0] == "valgrind":  # would watch env instead of the program
         preload, variables = [], variables | {"LD_PRELOAD": allocator.library}
+    variables |= allocator.environment
     result = subprocess.run([*tool, *preload, *job.command], env=variables, capture_output=True, text=True, check=False)
     message = (result.stderr.strip().splitlines() or ["no message"])[-1]
     what = f"{job.name} with {allocator.name} under {tool[0]}"

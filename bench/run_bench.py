@@ -13,6 +13,7 @@ from allocators import HAKMEM, find_allocators
 from compare import compare
 from document import DEFAULT_BUILD_DIR, check_writable, measure_document
 from errors import BenchError
+from misses import misses
 from programs import PROGRAMS, selected_programs
 from refill_tables import refill
 from report import RSS, TIME, results, standing
@@ -26,7 +27,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         description="Runs the benchmarks under hakmem, glibc and Debian's jemalloc, mimalloc and tcmalloc, each "
         "preloaded under the same programs, in rotated order.",
         epilog="./run bench compare BEFORE.json AFTER.json compares two result files, ./run bench refill measures "
-        "refill batches and what new slabs cost, ./run bench telemetry what telemetry costs; each has its --help.",
+        "refill batches and what new slabs cost, ./run bench misses L1d misses, ./run bench telemetry what telemetry costs; "
+        "each has its --help.",
     )
     parser.add_argument("--quick", action="store_true", help="shorter runs of the same heaps; ends in two minutes")
     parser.add_argument("--runs", type=int, help=f"runs of each (default {FULL_RUNS}, with --quick {QUICK_RUNS})")
@@ -143,6 +145,8 @@ def main(arguments: list[str]) -> int:
             return compare(options.before, options.after, options.allocator, options.against or options.allocator)
         if arguments[:1] == ["refill"]:
             return refill(arguments[1:])
+        if arguments[:1] == ["misses"]:
+            return misses(arguments[1:])
         if arguments[:1] == ["telemetry"]:
             return telemetry_cost.main(arguments[1:])
         options = parse_arguments(arguments)

@@ -5,10 +5,11 @@
     bench/trees/scrape.py endpoint [--threads 1000] [--gibibytes 10] [--scrapes 200]
     bench/trees/scrape.py children [--children 10000] [--rounds 5]
 
-Every process is real and runs under build/telemetry/libhakmem-telemetry.so. The
-first prints the time of a scrape of /metrics seen by the client, its series, and
-the exporter's memory; the second the same of one process; the third what the
-preload costs a shell for each child, by whole shells in turn with and without.
+Every process is real and runs under build/telemetry/libhakmem-telemetry.so (./run
+build release telemetry builds what is needed). The first prints the time of a
+scrape of /metrics seen by the client, its series, and the exporter's memory; the
+second the same of one process; the third what the preload costs a shell for each
+child, by whole shells in turn with and without.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build" / "telemetry"
 LIBRARY = BUILD / "libhakmem-telemetry.so"
+WIDE_PROCESS = ROOT / "build" / "release" / "bench" / "bench_wide_process"
 
 
 def environment(**variables):
@@ -113,7 +115,7 @@ def machine(options):
 def endpoint(options):
     """One process: threads that hold blocks of many classes, and slabs of which one page each is touched."""
     port = free_port()
-    program = subprocess.Popen([BUILD / "bench" / "bench_wide_process", str(options.threads), str(options.gibibytes)],
+    program = subprocess.Popen([WIDE_PROCESS, str(options.threads), str(options.gibibytes)],
                                env=preloaded(HAKMEM_LISTEN=f"127.0.0.1:{port}"), stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE)
     try:
