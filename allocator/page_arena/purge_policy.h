@@ -1,7 +1,7 @@
 // How much free memory to hold back from the kernel.
 //
 // Page faults separate allocators more than anything else, so memory that was
-// just freed is held back: max(32 MiB, 10 % of what is used), more while the
+// just freed is held back: max(128 MiB, 10 % of what is used), more while the
 // process keeps taking again what was purged, and less as time passes.
 #pragma once
 
@@ -16,6 +16,11 @@ namespace hakmem {
 // Guarded by the lock of whoever owns it, but for hold_back(), which any thread may ask.
 class PurgePolicy {
  public:
+  // Less than what a process of some 100 MiB frees and takes again within a second
+  // costs it more page faults than all else (docs/measurements.md).
+  static constexpr size_t kMinHoldBack = 128 * kMiB;
+  static constexpr size_t kLongRetained = 32 * kMiB;
+
   // Churn widens the hold-back by at most so many eighths of what is used, and a purge.
   constexpr explicit PurgePolicy(uint32_t churn_eighths = 4) : churn_eighths_(churn_eighths) {}
 
@@ -45,17 +50,17 @@ class PurgePolicy {
     churn_.store(churn < limit ? churn : limit, std::memory_order_relaxed);
   }
 
-  // A second has passed: bytes to purge, for those who follow it so many that
-  // half of what is retained goes in about ten of them.
+  // A second has passed: bytes to purge, for those who follow it so many that what
+  // exceeds kLongRetained goes in some seconds, and half of the rest in about ten.
   size_t decay(size_t retained) {
     size_t churn = churn_.load(std::memory_order_relaxed);
     churn_.store(churn - churn / 8, std::memory_order_relaxed);
-    size_t part = retained / 16;
+    size_t surplus = retained > kLongRetained ? retained - kLongRetained : 0;
+    size_t part = retained / 16 > surplus / 4 ? retained / 16 : surplus / 4;
     return part < kMaxPurgeBytes ? part : kMaxPurgeBytes;
   }
 
  private:
-  static constexpr size_t kMinHoldBack = 32 * kMiB;
   static constexpr size_t kPurgeStep = 1 * kMiB;
   static constexpr size_t kMaxPurgeBytes = 16 * kMiB;
 

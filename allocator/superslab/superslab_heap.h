@@ -213,8 +213,7 @@ class SuperslabHeap {
   static constexpr uint32_t kMaxRemaps = 4;
   // A process whose slabs use less, or less a thread, is not made larger by pages that
   // it touches in part: each thread has a slab of every class that it has just begun.
-  static constexpr size_t kHugePagesFrom = 12 * kMiB;
-  static constexpr size_t kHugePagesFromPerThread = 4 * kMiB;
+  static constexpr size_t kHugePagesFromPerThread = 3 * kMiB;
   static constexpr uint32_t kDirtyTries = 16;  // superslabs looked at for a run that holds pages
 
   struct Bin {
@@ -327,7 +326,7 @@ class SuperslabHeap {
   }
 
   bool is_dense() const HAKMEM_REQUIRES(lock_) {
-    return used_bytes_ >= kHugePagesFrom + thread_count_.load(std::memory_order_relaxed) * kHugePagesFromPerThread;
+    return used_bytes_ >= thread_count_.load(std::memory_order_relaxed) * kHugePagesFromPerThread;
   }
 
   // Only where no page stands yet: what is there already is not made a huge page.

@@ -21,6 +21,8 @@ using test::FakeMemory;
 using Arena = PageArena<FakeMemory>;
 using Huge = HugeHeap<FakeMemory>;
 
+constexpr size_t kHeld = PurgePolicy::kMinHoldBack;
+
 class HugeHeapTest : public testing::Test {
  protected:
   void* allocate(size_t bytes, size_t alignment = kPageBytes) { return huge_.allocate(bytes, alignment, 0).address; }
@@ -152,37 +154,37 @@ TEST_F(HugeHeapTest, TheLargestRetainedMappingIsGrown) {
 // What was given back and is mapped again widens the hold-back; time narrows it.
 TEST_F(HugeHeapTest, ChurnWidensTheHoldBack) {
   auto churn = [&] {
-    void* block = allocate(60 * kMiB);
+    void* block = allocate(kHeld + 28 * kMiB);
     EXPECT_TRUE(huge_.free(block, 0));
   };
   churn();
-  EXPECT_LE(visit().retained_bytes, 32 * kMiB);
+  EXPECT_LE(visit().retained_bytes, kHeld);
   churn();
   churn();
-  EXPECT_EQ(visit().retained_bytes, 60 * kMiB);
+  EXPECT_EQ(visit().retained_bytes, kHeld + 28 * kMiB);
   uint64_t remaps = kernel_.calls(Call::kRemap);
   churn();
   EXPECT_EQ(kernel_.calls(Call::kRemap), remaps);
-  for (int second = 0; second < 4; ++second) huge_.decay(0);
+  for (int second = 0; second < 10; ++second) huge_.decay(0);
   EXPECT_EQ(kernel_.mapped_bytes(), 0u);
 }
 
 TEST_F(HugeHeapTest, RetainsNoMoreThanTheHoldBack) {
   std::vector<void*> blocks;
-  for (int i = 0; i < 12; ++i) blocks.push_back(allocate(5 * kMiB));
+  for (int i = 0; i < 30; ++i) blocks.push_back(allocate(5 * kMiB));
   for (void* block : blocks) {
     EXPECT_TRUE(huge_.free(block, 0));
-    EXPECT_LE(visit().retained_bytes, 32 * kMiB);
+    EXPECT_LE(visit().retained_bytes, kHeld);
     EXPECT_EQ(kernel_.mapped_bytes(), visit().retained_bytes + visit().live_bytes);
   }
   EXPECT_EQ(visit().live, 0u);
-  EXPECT_GE(visit().retained_bytes, 30 * kMiB);
+  EXPECT_GE(visit().retained_bytes, kHeld - 2 * kMiB);
 }
 
 TEST_F(HugeHeapTest, WhatExceedsTheHoldBackGoesAtOnce) {
-  EXPECT_TRUE(huge_.free(allocate(100 * kMiB), 0));
-  EXPECT_LE(kernel_.mapped_bytes(), 32 * kMiB);
-  EXPECT_GE(kernel_.mapped_bytes(), 30 * kMiB);
+  EXPECT_TRUE(huge_.free(allocate(kHeld + 68 * kMiB), 0));
+  EXPECT_LE(kernel_.mapped_bytes(), kHeld);
+  EXPECT_GE(kernel_.mapped_bytes(), kHeld - 2 * kMiB);
 }
 
 TEST_F(HugeHeapTest, RetainsAFewMappingsOnly) {

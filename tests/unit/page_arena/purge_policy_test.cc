@@ -7,56 +7,64 @@
 namespace hakmem {
 namespace {
 
-TEST(PurgePolicy, HoldsBack32MiBOrATenth) {
+constexpr size_t kHeld = PurgePolicy::kMinHoldBack;
+
+TEST(PurgePolicy, HoldsBack128MiBOrATenth) {
   PurgePolicy policy;
-  EXPECT_EQ(policy.excess(32 * kMiB, 0), 0u);
-  EXPECT_GT(policy.excess(32 * kMiB + 1, 0), 0u);
-  EXPECT_EQ(policy.excess(100 * kMiB, kGiB), 0u);
-  EXPECT_GT(policy.excess(104 * kMiB, kGiB), 0u);
+  EXPECT_EQ(kHeld, 128 * kMiB);
+  EXPECT_EQ(policy.excess(kHeld, 0), 0u);
+  EXPECT_GT(policy.excess(kHeld + 1, 0), 0u);
+  EXPECT_EQ(policy.excess(200 * kMiB, 2 * kGiB), 0u);
+  EXPECT_GT(policy.excess(208 * kMiB, 2 * kGiB), 0u);
 }
 
 TEST(PurgePolicy, OnePurgeIsBounded) {
   PurgePolicy policy;
   EXPECT_EQ(policy.excess(kGiB, 0), 16 * kMiB);
-  EXPECT_GE(policy.surplus(kGiB, 0), kGiB - 32 * kMiB);  // which is not all that there is
-  size_t little = policy.excess(33 * kMiB, 0);
+  EXPECT_GE(policy.surplus(kGiB, 0), kGiB - kHeld);  // which is not all that there is
+  size_t little = policy.excess(kHeld + kMiB, 0);
   EXPECT_GE(little, kMiB);
   EXPECT_LE(little, 3 * kMiB);
 }
 
 TEST(PurgePolicy, HoldsBackMoreWhilePurgedMemoryIsTakenAgain) {
   PurgePolicy policy;
-  EXPECT_GT(policy.excess(60 * kMiB, 0), 0u);
+  EXPECT_GT(policy.excess(kHeld + 28 * kMiB, 0), 0u);
   policy.taken_again(40 * kMiB, 100 * kMiB);
-  EXPECT_EQ(policy.excess(60 * kMiB, 0), 0u);
+  EXPECT_EQ(policy.excess(kHeld + 28 * kMiB, 0), 0u);
   policy.taken_again(100 * kGiB, 100 * kMiB);  // bounded by what is used: half of it and a purge
-  EXPECT_EQ(policy.excess((32 + 50 + 16) * kMiB, 0), 0u);
-  EXPECT_GT(policy.excess((32 + 50 + 16) * kMiB + 1, 0), 0u);
+  EXPECT_EQ(policy.excess(kHeld + (50 + 16) * kMiB, 0), 0u);
+  EXPECT_GT(policy.excess(kHeld + (50 + 16) * kMiB + 1, 0), 0u);
   // And less as time passes: ten seconds leave about a quarter of it.
   for (int second = 0; second < 10; ++second) policy.decay(0);
-  EXPECT_GT(policy.excess((32 + 20) * kMiB, 0), 0u);
-  EXPECT_EQ(policy.excess((32 + 14) * kMiB, 0), 0u);
+  EXPECT_GT(policy.excess(kHeld + 20 * kMiB, 0), 0u);
+  EXPECT_EQ(policy.excess(kHeld + 14 * kMiB, 0), 0u);
 }
 
 TEST(PurgePolicy, TheBoundOfChurnIsAShareOfWhatIsUsed) {
   PurgePolicy policy(6);
   policy.taken_again(100 * kGiB, 400 * kMiB);
-  EXPECT_EQ(policy.surplus((32 + 300 + 16) * kMiB, 0), 0u);
-  EXPECT_GT(policy.surplus((32 + 300 + 16) * kMiB + 1, 0), 0u);
+  EXPECT_EQ(policy.surplus(kHeld + (300 + 16) * kMiB, 0), 0u);
+  EXPECT_GT(policy.surplus(kHeld + (300 + 16) * kMiB + 1, 0), 0u);
 }
 
-TEST(PurgePolicy, DecayGivesBackHalfInTenSeconds) {
+size_t retained_after(int seconds, size_t retained) {
   PurgePolicy policy;
-  EXPECT_EQ(policy.decay(0), 0u);
-  size_t retained = 100 * kMiB;
-  for (int second = 0; second < 11; ++second) {
+  for (int second = 0; second < seconds; ++second) {
     size_t part = policy.decay(retained);
     EXPECT_GT(part, 0u);
     retained -= part;
   }
-  EXPECT_LT(retained, 52 * kMiB);
-  EXPECT_GT(retained, 45 * kMiB);
-  EXPECT_LE(policy.decay(100 * kGiB), 16 * kMiB);  // bounded as well
+  return retained;
+}
+
+TEST(PurgePolicy, DecayGivesBackMostOfTheHoldBackInSomeSecondsAndHalfOfTheRestInTen) {
+  EXPECT_EQ(PurgePolicy().decay(0), 0u);
+  EXPECT_LT(retained_after(12, kHeld), 44 * kMiB);
+  EXPECT_GT(retained_after(12, kHeld), 32 * kMiB);
+  EXPECT_LT(retained_after(11, 32 * kMiB), 17 * kMiB);
+  EXPECT_GT(retained_after(11, 32 * kMiB), 14 * kMiB);
+  EXPECT_LE(PurgePolicy().decay(100 * kGiB), 16 * kMiB);  // bounded as well
 }
 
 TEST(DecayClock, TellsOneThreadASecond) {
