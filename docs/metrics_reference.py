@@ -40,6 +40,7 @@ LABELS = {
     "CgroupFigure": [("kind", "kCgroupFigureNames")],
     "Finding": [("finding", "kFindings")],
     "PageProblem": [("problem", "kPageProblemNames")],
+    "MemoryError": [("kind", "kMemoryErrorNames")],
     "Build": [("version", None), ("build", None)],
 }
 

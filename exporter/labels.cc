@@ -14,7 +14,8 @@ const char* label_name(LabelSet labels) {
     case LabelSet::Fragmentation:
     case LabelSet::BytesKind:
     case LabelSet::AtPeak:
-    case LabelSet::CgroupFigure: return "kind";
+    case LabelSet::CgroupFigure:
+    case LabelSet::MemoryError: return "kind";
     case LabelSet::SizeClassOccupancy:
     case LabelSet::Occupancy: return "occupancy";
     case LabelSet::Step: return "step";
@@ -51,6 +52,7 @@ const char* label_value(LabelSet labels, uint32_t index) {
     case LabelSet::CgroupFigure: return metrics::kCgroupFigureNames[index];
     case LabelSet::Finding: return metrics::kFindings[index].name;
     case LabelSet::PageProblem: return metrics::kPageProblemNames[index];
+    case LabelSet::MemoryError: return metrics::kMemoryErrorNames[index];
     case LabelSet::None:
     case LabelSet::SizeClass:
     case LabelSet::Build: break;

@@ -1,5 +1,5 @@
-// Reads a file of /proc line by line without allocating. One reader at a time:
-// the buffer is static, as the stacks of the host's threads may be small.
+// Reads a file of /proc line by line without allocating. One reader at a time has
+// the static buffer: the stacks of the host's threads may be small.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,8 @@ namespace hakmem::telemetry {
 class LineReader {
  public:
   explicit LineReader(const char* path);
+  // With a buffer of the caller's, longer than any line.
+  LineReader(const char* path, char* buffer, size_t bytes);
   ~LineReader();
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
@@ -19,6 +21,8 @@ class LineReader {
   char* next();
 
  private:
+  char* buffer_;
+  size_t bytes_;
   int fd_;
   size_t start_ = 0;
   size_t end_ = 0;

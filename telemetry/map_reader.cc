@@ -16,6 +16,8 @@ bool MapReader::next(MapEntry* entry) {
   // Permissions, offset, device and inode stand before the path.
   for (int field = 0; field < 4; ++field) {
     text += strspn(text, " ");
+    const char* offset = text;
+    if (field == 1) entry->offset = parse_hexadecimal(&offset);
     text += strcspn(text, " ");
   }
   entry->path = text + strspn(text, " ");

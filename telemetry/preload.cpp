@@ -2,10 +2,12 @@
 // allocator that it is linked with.
 #include "allocator/base/environment.h"
 #include "allocator/metrics/heap_view.h"
+#include "telemetry/code_names.h"
 #include "telemetry/heap_profile.h"
 #include "telemetry/page_writer.h"
 #include "telemetry/serving.h"
 #include "telemetry/transitions.h"
+#include "telemetry/unwind.h"
 
 namespace hakmem::telemetry {
 namespace {
@@ -18,6 +20,11 @@ __attribute__((constructor)) void start() {
   start_serving();
   // Stacks cost something at each sample, and nobody can ask for them without an endpoint.
   if (endpoint_is_coming()) start_heap_profile();
+  if (environment_number(Variable::kGuard) != 0) {
+    prepare_unwinding();
+    metrics::hooks.name_code = name_code;
+    metrics::hooks.capture_stack = capture_stack;
+  }
 }
 
 __attribute__((destructor)) void stop() {

@@ -191,6 +191,7 @@ bool step(Registers* registers, bool* is_interrupted) {
 }  // namespace
 
 void prepare_unwinding() {
+  if (unwinder.object_count.load(std::memory_order_relaxed) != 0) return;
   if (&hakmem_loaded_dlsym != nullptr)
     unwinder.find_object = reinterpret_cast<FindObject>(hakmem_loaded_dlsym(RTLD_DEFAULT, "_dl_find_object"));
   size_t count = 0;

@@ -13,7 +13,7 @@
 
 namespace hakmem::telemetry {
 
-// Lists the objects that are loaded now. Once, from a constructor.
+// Lists the objects that are loaded now. From a constructor; only the first call does anything.
 void prepare_unwinding();
 
 // Stores up to `limit` return addresses, innermost first, without those in this

@@ -8,6 +8,7 @@
 #include "allocator/base/message.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
 #include "allocator/thread_cache/sampling.h"
@@ -90,6 +91,12 @@ void sample_growth(void* address, size_t bytes, size_t old_bytes, uint32_t size_
     if (bytes <= mapped) return address;
   }
   return move_any(address, bytes, mapped);
+}
+
+// A guarded sample, whose bytes end where its request did.
+void* reallocate_guarded(void* address, size_t bytes) {
+  size_t old_bytes = guarded_bytes(address, "realloc of");
+  return old_bytes == kNotLive ? refuse(EINVAL) : move_any(address, bytes, old_bytes);
 }
 
 // Grows or shrinks a run of units within what it has, or into free units behind it.
@@ -189,7 +196,8 @@ void* reallocate_slow(void* address, size_t bytes) {
   if (bytes == 0) return free_to_nothing(address);
   uintptr_t owner_word = 0;
   Slab* slab = slab_of(address, owner_word);
-  if (slab == nullptr) return reallocate_huge(address, bytes);
+  if (slab == nullptr)
+    return is_guarded(address) ? reallocate_guarded(address, bytes) : reallocate_huge(address, bytes);
   if (Message misuse = misuse_in(slab, owner_word, address); misuse != Message::kCount) [[unlikely]]
     return refuse_misuse(misuse, address);
   size_t usable = usable_bytes_of(slab, owner_word);
@@ -221,6 +229,10 @@ size_t usable_bytes(const void* address) {
       return usable_bytes_of(slab, owner_word);
     report_misuse(misuse, address);
     return 0;
+  }
+  if (is_guarded(address)) {
+    size_t bytes = guarded_bytes(address, "malloc_usable_size of");
+    return bytes == kNotLive ? 0 : bytes;
   }
   size_t mapped = heap.huge.usable_bytes(address);
   if (mapped == 0) report_misuse(heap.misuse_of(address), address);

@@ -4,6 +4,7 @@
 
 #include "allocator/api/allocator.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/lifetime.h"
 #include "allocator/thread_cache/sampling.h"
@@ -112,6 +113,13 @@ void visit_reservations(void (*visit)(void*, const metrics::RangeView&), void* a
 
 void visit_metadata(void (*visit)(void*, const metrics::RangeView&), void* argument) {
   heap.arena.visit_metadata([&](uintptr_t address, size_t bytes) { visit(argument, {address, bytes}); });
+  if constexpr (kBuild.stats) {
+    // Guarded samples, at most a MiB of them: more of their memory is ours than the program's.
+    if (size_t bytes = guard_pool.bytes.load(std::memory_order_acquire); bytes != 0) {
+      auto records = reinterpret_cast<uintptr_t>(guard_pool.slots);
+      visit(argument, {records, guard_pool.base + bytes - records});
+    }
+  }
 }
 
 LockStatsView lock_stats(metrics::Lock lock) {

@@ -54,6 +54,8 @@ enum class Finding : uint8_t {
 #undef HAKMEM_FINDING
   kCount
 };
+// What a guarded sample has shown that the program did.
+enum class MemoryError : uint8_t { Overflow, Underflow, UseAfterFree, DoubleFree, InvalidFree, kCount };
 
 // Why a reader leaves out a stats page.
 enum class PageProblem : uint8_t {
@@ -96,7 +98,8 @@ enum class LabelSet : uint8_t {
   CgroupFigure,
   Finding,
   Build,
-  PageProblem
+  PageProblem,
+  MemoryError
 };
 
 // Number of label values; with two labels the second varies fastest.
@@ -123,6 +126,7 @@ constexpr uint32_t cardinality(LabelSet labels) {
     case LabelSet::Finding: return kCountOf<metrics::Finding>;
     case LabelSet::Build: return 1;
     case LabelSet::PageProblem: return kCountOf<metrics::PageProblem>;
+    case LabelSet::MemoryError: return kCountOf<metrics::MemoryError>;
   }
   return 0;
 }
@@ -222,6 +226,7 @@ inline constexpr std::array<FindingText, kCountOf<Finding>> kFindings{{
 }};
 inline constexpr std::array kPageProblemNames{"unreadable",        "not_a_page", "foreign_version",
                                               "foreign_catalogue", "damaged",    "foreign_owner"};
+inline constexpr std::array kMemoryErrorNames{"overflow", "underflow", "use_after_free", "double_free", "invalid_free"};
 
 static_assert(kRefillSourceNames.size() == kCountOf<RefillSource>);
 static_assert(kRefillStepNames.size() == kCountOf<RefillStep>);
@@ -238,5 +243,6 @@ static_assert(kPartNames.size() == kCountOf<Part>);
 static_assert(kKernelStateNames.size() == kCountOf<KernelState>);
 static_assert(kCgroupFigureNames.size() == kCountOf<CgroupFigure>);
 static_assert(kPageProblemNames.size() == kCountOf<PageProblem>);
+static_assert(kMemoryErrorNames.size() == kCountOf<MemoryError>);
 
 }  // namespace hakmem::metrics

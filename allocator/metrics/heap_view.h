@@ -9,6 +9,7 @@
 
 #include "allocator/base/assert.h"
 #include "allocator/base/lock_stats.h"
+#include "allocator/base/message.h"
 #include "allocator/metrics/catalogue.h"
 
 namespace hakmem::metrics {
@@ -103,6 +104,10 @@ struct Hooks {
   void (*on_sample_free)(const void* address);
   // realloc resized such a block, and moved it if the addresses differ; as above.
   void (*on_sample_resize)(const void* old_address, const void* address, size_t requested, size_t allocated);
+  // Stores the return addresses of the stack, innermost first; how many. Also in a handler of signals.
+  size_t (*capture_stack)(uintptr_t* addresses, size_t limit);
+  // Appends which function and file an address of code is in. One thread at a time; in a handler, too.
+  void (*name_code)(uintptr_t address, LineBuffer* line);
 };
 // The three of samples take no lock of the allocator and do not allocate through it; they
 // may be called with such a lock held.
@@ -112,6 +117,10 @@ HAKMEM_HIDDEN extern Hooks hooks;  // defined in metrics/hooks.cc (not in releas
 // Mean bytes allocated between two samples; 0 samples nothing. Any thread may
 // change it; a countdown already drawn runs out first.
 HAKMEM_HIDDEN extern std::atomic<uint64_t> sample_interval_bytes;
+
+// Whether samples are guarded (thread_cache/guard.h). Any thread may change it; what is
+// guarded stays so until it is free.
+HAKMEM_HIDDEN extern std::atomic<bool> guards_samples;
 
 inline constexpr uint64_t kDefaultSampleIntervalBytes = 512 * 1024;
 

@@ -5,5 +5,6 @@ namespace hakmem::metrics {
 
 constinit Hooks hooks{};
 constinit std::atomic<uint64_t> sample_interval_bytes{kDefaultSampleIntervalBytes};
+constinit std::atomic<bool> guards_samples{false};
 
 }  // namespace hakmem::metrics

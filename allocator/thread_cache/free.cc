@@ -1,6 +1,7 @@
 // Frees that leave the hot path: by a thread that does not own the slab, of
 // blocks that no thread cache holds, and frees that bring a slab to a threshold.
 #include "allocator/base/message.h"
+#include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
 #include "allocator/thread_cache/lifetime.h"
@@ -171,6 +172,7 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
 
 void free_with(ThreadCache* cache, void* address) {
   Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
+  if (slab == nullptr && is_guarded(address)) return free_guarded(address);
   if (slab == nullptr) return free_huge(address, cache->shard);
   uintptr_t owner_word = slab->owner.load(std::memory_order_acquire);
   if (owner_word == owner::kLarge) return free_large(slab, address, cache->shard);

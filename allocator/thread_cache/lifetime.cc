@@ -229,6 +229,7 @@ ThreadCache* start_thread() {
     if constexpr (kBuild.stats) {
       if (is_set(Variable::kSampleBytes))
         metrics::sample_interval_bytes.store(environment_number(Variable::kSampleBytes), std::memory_order_relaxed);
+      metrics::guards_samples.store(environment_number(Variable::kGuard) != 0, std::memory_order_relaxed);
     }
   }
   watch_thread_exit();

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "allocator/base/message.h"
+#include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 
 namespace hakmem {
@@ -158,7 +159,12 @@ void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   ++cache->bins[size_class].top;
   --countdown.samples;
   bool is_sampling = metrics::sample_interval_bytes.load(std::memory_order_relaxed) != 0;
-  void* sample = is_sampling ? place_sample(cache, size_class) : nullptr;
+  void* sample = nullptr;
+  if (is_sampling) {
+    if (metrics::guards_samples.load(std::memory_order_relaxed)) [[unlikely]]
+      sample = allocate_guarded(bytes, size_class, cache->random);
+    if (sample == nullptr) sample = place_sample(cache, size_class);
+  }
   if (sample != nullptr) {
     count_sample(cache, size_class, bytes);
     size_t block_bytes = kClassShapes[size_class].block_bytes;

@@ -103,6 +103,7 @@ export const telemetry: RowSpec = {
     },
     {
       ...kThird,
+      width: 6,
       title: 'Samples',
       about: 'Sampled allocations a second.',
       unit: 'ops',
@@ -110,6 +111,20 @@ export const telemetry: RowSpec = {
     },
     {
       ...kThird,
+      width: 6,
+      title: 'Memory errors',
+      about: 'Overflows and uses after free that guarded samples found (HAKMEM_GUARD=1). The stderr of the program tells where.',
+      unit: 'short',
+      queries: [
+        {
+          expr: `sum by (kind) (increase(${select('hakmem_memory_errors_total')}[$__rate_interval]))`,
+          legend: '{{kind}}',
+        },
+      ],
+    },
+    {
+      ...kThird,
+      width: 6,
       title: 'Time of a scrape',
       about: 'Mean time to answer a scrape; it is spent beside the program, not in it.',
       unit: 's',
@@ -125,6 +140,7 @@ export const telemetry: RowSpec = {
     },
     {
       ...kThird,
+      width: 6,
       title: 'Memory of telemetry',
       about: 'What measuring costs: memory of the exporter and of the telemetry library.',
       unit: 'bytes',
