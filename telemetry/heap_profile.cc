@@ -243,7 +243,7 @@ void insert(const metrics::Sample& sample, uint32_t site, uint64_t interval, uin
   LiveSample& live = profile.samples[place - 1];
   live.site = site;
   live.drawn = sample.is_growth ? sample.requested : sample.drawn;
-  live.weight = sample_weight(live.drawn, interval);
+  live.weight = metrics::sample_weight(live.drawn, interval);
   live.requested = sample.requested;
   live.allocated = sample.allocated;
   live.time = now;
@@ -283,19 +283,6 @@ uint64_t real_time_of(uint64_t monotonic) {
 
 }  // namespace
 
-uint64_t sample_weight(uint64_t drawn_bytes, uint64_t interval) {
-  double x = interval == 0 ? 64 : static_cast<double>(drawn_bytes) / static_cast<double>(interval);
-  if (x >= 32) return kPartsOfObject;
-  int halvings = 0;
-  for (; x > 0.25; ++halvings) x /= 2;
-  // 1 - exp(-x) by its series, and 1 - exp(-2x) = p * (2 - p).
-  double p = x * (1 - x * (1.0 / 2) * (1 - x * (1.0 / 3) * (1 - x * (1.0 / 4) * (1 - x * (1.0 / 5) * (1 - x / 6)))));
-  for (; halvings > 0; --halvings) p *= 2 - p;
-  double parts = static_cast<double>(kPartsOfObject) / p;
-  auto whole = static_cast<uint64_t>(parts);
-  return parts - static_cast<double>(whole) < 0.5 ? whole : whole + 1;
-}
-
 void on_sample(const metrics::Sample& sample) {
   if (is_inside) return;
   uintptr_t stack[kMaxStack];
@@ -307,7 +294,7 @@ void on_sample(const metrics::Sample& sample) {
   if (!scope) return drop();
   uint32_t site = site_of(stack, size);
   if (site == 0) return drop();
-  uint64_t weight = sample_weight(sample.drawn, interval);
+  uint64_t weight = metrics::sample_weight(sample.drawn, interval);
   Amounts amounts = amounts_of(weight, sample.requested, sample.allocated);
   if (sample.is_growth) amounts = {0, weight * sample.drawn / kPartsOfObject, weight * sample.drawn / kPartsOfObject};
   add(profile.sites[site - 1].allocated, amounts);
@@ -340,7 +327,7 @@ void on_sample_resize(const void* old_address, const void* address, size_t reque
   // loses takes nothing away.
   if (requested > sample.requested) {
     sample.drawn += requested - sample.requested;
-    sample.weight = sample_weight(sample.drawn, interval);
+    sample.weight = metrics::sample_weight(sample.drawn, interval);
   }
   sample.requested = requested;
   sample.allocated = allocated;

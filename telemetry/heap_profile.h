@@ -38,7 +38,4 @@ bool copy_profile(SiteFigures* sites, size_t site_capacity, SampleFigures* sampl
 // Calls `visit` with every range that the profile has used of its mappings.
 void visit_profile_mappings(void (*visit)(void*, uintptr_t address, size_t bytes), void* context);
 
-// The number of objects, in parts, that a sample stands for.
-uint64_t sample_weight(uint64_t drawn_bytes, uint64_t interval);
-
 }  // namespace hakmem::telemetry

@@ -5,11 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/metrics/sample_weight.h"
+
 namespace hakmem::telemetry {
 
-// Numbers of objects are stored in this many parts of one: a sample stands for
-// 1 / (1 - exp(-size / interval)) of them.
-inline constexpr uint64_t kPartsOfObject = 1 << 16;
+using metrics::kPartsOfObject;
 
 // Estimates of what the whole program did, each sample counted with its weight.
 struct Amounts {

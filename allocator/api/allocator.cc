@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "allocator/base/message.h"
+#include "allocator/base/probe.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/shared_pool/heap.h"
 #include "allocator/thread_cache/guard.h"
@@ -85,6 +86,7 @@ void sample_growth(void* address, size_t bytes, size_t old_bytes, uint32_t size_
   if (bytes > PTRDIFF_MAX) return refuse(ENOMEM);
   if (bytes > kMaxLargeBytes) {
     if (void* resized = heap.huge.resize(address, bytes, current_shard()); resized != nullptr) {
+      if (resized != address) HAKMEM_PROBE1(hakmem_free_semaphore, otel_memory, free, address);
       sample_growth(resized, bytes, mapped, metrics::kHugeClass);
       return resized;
     }

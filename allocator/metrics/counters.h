@@ -10,6 +10,7 @@
 
 #include "allocator/base/assert.h"
 #include "allocator/base/build_profile.h"
+#include "allocator/base/probe.h"
 #include "allocator/metrics/catalogue.h"
 #include "allocator/platform/clock.h"
 
@@ -139,6 +140,7 @@ inline void count_purge(uint32_t shard, uint64_t bytes) {
     count<Metric::kPurgeRuns>(shard);
     count<Metric::kPurgedBytes>(shard, bytes);
     last_purge.store(monotonic_nanoseconds(), std::memory_order_relaxed);
+    HAKMEM_PROBE1(0, hakmem, purge, bytes);
   }
 }
 

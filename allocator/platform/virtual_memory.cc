@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include "allocator/base/bits.h"
+#include "allocator/base/probe.h"
 
 namespace hakmem {
 namespace {
@@ -59,6 +60,15 @@ void* move_huge_pages(void* address, size_t old_bytes, size_t new_bytes) {
   return moved;
 }
 
+void* resize(void* address, size_t old_bytes, size_t new_bytes) {
+  if (new_bytes > old_bytes && old_bytes >= kHugePageBytes) {
+    if (::mremap(address, old_bytes, new_bytes, 0) == address) return address;
+    if (void* moved = move_huge_pages(address, old_bytes, new_bytes); moved != nullptr) return moved;
+  }
+  void* moved = ::mremap(address, old_bytes, new_bytes, MREMAP_MAYMOVE);
+  return moved == MAP_FAILED ? nullptr : moved;
+}
+
 }  // namespace
 
 void* LinuxMemory::reserve(size_t bytes, size_t alignment, uintptr_t hint) {
@@ -77,6 +87,7 @@ bool LinuxMemory::commit(void* address, size_t bytes) {
   KeepErrno keep;
   if (::mprotect(address, bytes, PROT_READ | PROT_WRITE) != 0) return false;
   ::madvise(address, bytes, MADV_DODUMP);
+  HAKMEM_PROBE2(0, hakmem, map, address, bytes);
   return true;
 }
 
@@ -98,11 +109,14 @@ void LinuxMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
 void LinuxMemory::release(void* address, size_t bytes) {
   KeepErrno keep;
   ::munmap(address, bytes);
+  HAKMEM_PROBE2(0, hakmem, unmap, address, bytes);
 }
 
 void* LinuxMemory::map(size_t bytes, size_t alignment) {
   KeepErrno keep;
-  return map_aligned(bytes, alignment, 0, PROT_READ | PROT_WRITE, 0);
+  void* address = map_aligned(bytes, alignment, 0, PROT_READ | PROT_WRITE, 0);
+  if (address != nullptr) HAKMEM_PROBE2(0, hakmem, map, address, bytes);
+  return address;
 }
 
 bool LinuxMemory::map_at(void* address, size_t bytes) {
@@ -112,6 +126,7 @@ bool LinuxMemory::map_at(void* address, size_t bytes) {
   if (mapped == MAP_FAILED) return false;
   if (mapped == address) {
     ::madvise(address, bytes, MADV_NOHUGEPAGE);
+    HAKMEM_PROBE2(0, hakmem, map, address, bytes);
     return true;
   }
   ::munmap(mapped, bytes);  // a kernel before 4.17 takes the address for a hint
@@ -120,12 +135,11 @@ bool LinuxMemory::map_at(void* address, size_t bytes) {
 
 void* LinuxMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
   KeepErrno keep;
-  if (new_bytes > old_bytes && old_bytes >= kHugePageBytes) {
-    if (::mremap(address, old_bytes, new_bytes, 0) == address) return address;
-    if (void* moved = move_huge_pages(address, old_bytes, new_bytes); moved != nullptr) return moved;
-  }
-  void* moved = ::mremap(address, old_bytes, new_bytes, MREMAP_MAYMOVE);
-  return moved == MAP_FAILED ? nullptr : moved;
+  void* moved = resize(address, old_bytes, new_bytes);
+  if (moved == nullptr) return nullptr;
+  HAKMEM_PROBE2(0, hakmem, unmap, address, old_bytes);
+  HAKMEM_PROBE2(0, hakmem, map, moved, new_bytes);
+  return moved;
 }
 
 size_t LinuxMemory::address_space_limit() {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "allocator/base/lock.h"
+#include "allocator/base/probe.h"
 #include "allocator/metrics/counters.h"
 #include "allocator/metrics/step_timer.h"
 #include "allocator/page_arena/page_arena.h"
@@ -30,6 +31,7 @@ class SuperslabHeap {
     lock_.lock();
     Superslab* superslab = find_superslab(units);
     timer.finish(metrics::RefillStep::Scan);
+    bool is_mapped = superslab != nullptr;
     if (superslab == nullptr) {
       superslab = map_superslab();
       timer.finish(metrics::RefillStep::Map);
@@ -41,6 +43,7 @@ class SuperslabHeap {
     Slab* slab = cut_span(superslab, units, state, size_class);
     lock_.unlock();
     timer.finish(metrics::RefillStep::Metadata);
+    HAKMEM_PROBE3(0, hakmem, superslab_refill, slab->start, units * kUnitBytes, !is_mapped);
     return slab;
   }
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "allocator/base/probe.h"
 #include "allocator/thread_cache/internal.h"
 
 namespace hakmem {
@@ -175,6 +176,7 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
   metrics::add<metrics::Metric::kRefillObjects>(slots, by_source, batch.count);
   metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
   metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
+  HAKMEM_PROBE3(0, hakmem, refill, kClassShapes[size_class].block_bytes, batch.count, batch.source);
 }
 
 // The class's bin is empty.

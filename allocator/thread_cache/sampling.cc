@@ -8,12 +8,19 @@
 #include <utility>
 
 #include "allocator/base/message.h"
+#include "allocator/base/probe.h"
+#include "allocator/metrics/sample_weight.h"
 #include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 
 namespace hakmem {
 
 constinit SampledSlabs sampled_slabs;
+
+extern "C" {
+[[gnu::section(".probes")]] constinit volatile uint16_t hakmem_alloc_semaphore = 0;
+[[gnu::section(".probes")]] constinit volatile uint16_t hakmem_free_semaphore = 0;
+}
 
 namespace {
 
@@ -135,6 +142,21 @@ void count_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
 }
 
 }  // namespace
+
+void tell_sample(const metrics::Sample& sample) {
+  if (somebody_listens_to(hakmem_alloc_semaphore)) {
+    uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
+    uint64_t bytes = sample.is_growth ? sample.drawn : sample.allocated;
+    uint64_t weight = metrics::sample_weight(sample.drawn, interval) * bytes / metrics::kPartsOfObject;
+    HAKMEM_PROBE3(hakmem_alloc_semaphore, otel_memory, alloc, sample.address, sample.requested, weight);
+  }
+  if (metrics::hooks.on_sample != nullptr) metrics::hooks.on_sample(sample);
+}
+
+void tell_sample_free(const void* address) {
+  HAKMEM_PROBE1(hakmem_free_semaphore, otel_memory, free, address);
+  if (metrics::hooks.on_sample_free != nullptr) metrics::hooks.on_sample_free(address);
+}
 
 void free_at_sample(Block* block, Slab* slab) {
   ThreadCache* cache = thread_state.cache;

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "allocator/base/lock.h"
+#include "allocator/base/probe.h"
 #include "allocator/thread_cache/thread_cache.h"
 
 namespace hakmem {
@@ -47,15 +48,30 @@ HAKMEM_COLD uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, 
 // Draws for `bytes` of an allocation that has no class: whether it is a sample.
 bool sample_large(ThreadCache* cache, size_t bytes);
 
-// Calls the hooks of telemetry; nothing in the release build.
+// Whether somebody listens to the probes otel_memory:alloc and otel_memory:free: written
+// from outside the process.
+extern "C" {
+HAKMEM_HIDDEN extern volatile uint16_t hakmem_alloc_semaphore;
+HAKMEM_HIDDEN extern volatile uint16_t hakmem_free_semaphore;
+}
+inline bool somebody_listens_to(const volatile uint16_t& semaphore) {
+  if constexpr (kHasProbes) return semaphore != 0;
+  return false;
+}
+HAKMEM_COLD void tell_sample(const metrics::Sample& sample);
+HAKMEM_COLD void tell_sample_free(const void* address);
+
+// Calls the probe and the hook of telemetry, where there are any; nothing in the release build.
 inline void report_sample(const metrics::Sample& sample) {
   if constexpr (kBuild.stats) {
-    if (metrics::hooks.on_sample != nullptr) metrics::hooks.on_sample(sample);
+    if (metrics::hooks.on_sample != nullptr || somebody_listens_to(hakmem_alloc_semaphore)) [[unlikely]]
+      tell_sample(sample);
   }
 }
 inline void report_sample_free(const void* address) {
   if constexpr (kBuild.stats) {
-    if (metrics::hooks.on_sample_free != nullptr) metrics::hooks.on_sample_free(address);
+    if (metrics::hooks.on_sample_free != nullptr || somebody_listens_to(hakmem_free_semaphore)) [[unlikely]]
+      tell_sample_free(address);
   }
 }
 

@@ -63,9 +63,10 @@ TEST(SampleWeight, IsTheInverseOfTheChance) {
     constexpr uint64_t kInterval = 1 << 30;
     auto bytes = static_cast<uint64_t>(ratio * kInterval);
     double exact = -1 / std::expm1(-static_cast<double>(bytes) / kInterval);
-    EXPECT_NEAR(static_cast<double>(sample_weight(bytes, kInterval)) / kPartsOfObject / exact, 1, 1e-4) << ratio;
+    EXPECT_NEAR(static_cast<double>(metrics::sample_weight(bytes, kInterval)) / kPartsOfObject / exact, 1, 1e-4)
+        << ratio;
   }
-  EXPECT_EQ(sample_weight(16, 0), kPartsOfObject);
+  EXPECT_EQ(metrics::sample_weight(16, 0), kPartsOfObject);
 }
 
 TEST_F(HeapProfileTest, KeepsWhatIsLiveWhatWasAllocatedAndThePeak) {
