@@ -13,6 +13,7 @@ using std::memory_order_release;
 
 void publish_state(Control* control) {
   control->sample_bytes.store(metrics::sample_interval_bytes.load(memory_order_relaxed), memory_order_relaxed);
+  control->guard.store(metrics::guards_samples.load(memory_order_relaxed) ? 1 : 0, memory_order_relaxed);
   control->endpoint.store(static_cast<uint64_t>(endpoint_state()), memory_order_relaxed);
 }
 
@@ -29,6 +30,7 @@ void follow_requests(Control* control) {
   uint64_t request = control->request.load(memory_order_acquire);
   if (request != control->answered.load(memory_order_relaxed)) {
     metrics::sample_interval_bytes.store(control->wanted_sample_bytes.load(memory_order_relaxed), memory_order_relaxed);
+    metrics::guards_samples.store(control->wanted_guard.load(memory_order_relaxed) != 0, memory_order_relaxed);
     want_endpoint(control->wanted_endpoint.load(memory_order_relaxed) == static_cast<uint64_t>(EndpointState::On));
   }
   publish_state(control);

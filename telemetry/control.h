@@ -18,15 +18,16 @@ enum class EndpointState : uint64_t {
 
 struct Control {
   std::atomic<uint64_t> enabled;  // 1: the process looks here
-  // A request: the two values, then the number of the request, one above the last.
+  // A request: the three values, then the number of the request, one above the last.
   std::atomic<uint64_t> request;
   std::atomic<uint64_t> wanted_sample_bytes;
+  std::atomic<uint64_t> wanted_guard;     // whether samples are guarded, 0 or 1
   std::atomic<uint64_t> wanted_endpoint;  // an EndpointState, Off or On
   // The process's answer: what holds, then the number of the request.
   std::atomic<uint64_t> answered;
   std::atomic<uint64_t> sample_bytes;
+  std::atomic<uint64_t> guard;
   std::atomic<uint64_t> endpoint;  // an EndpointState
-  std::atomic<uint64_t> reserved;
 };
 
 // In a new page: says whether the process listens to requests, and what holds.

@@ -20,7 +20,8 @@ __attribute__((constructor)) void start() {
   start_serving();
   // Stacks cost something at each sample, and nobody can ask for them without an endpoint.
   if (endpoint_is_coming()) start_heap_profile();
-  if (environment_number(Variable::kGuard) != 0) {
+  // Where control is allowed guards may come later, when the loader cannot be asked any more.
+  if (environment_number(Variable::kGuard) != 0 || environment_number(Variable::kControl) != 0) {
     prepare_unwinding();
     metrics::hooks.name_code = name_code;
     metrics::hooks.capture_stack = capture_stack;

@@ -26,7 +26,7 @@ namespace hakmem::telemetry {
 using Slot = std::atomic<uint64_t>;
 
 inline constexpr uint64_t kPageMagic = 0x3165676170616b68;  // "hkapage1" in memory
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 inline constexpr uint32_t kMaxShards = 16;
 
 constexpr uint64_t hash_text(uint64_t hash, const char* text) {

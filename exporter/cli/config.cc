@@ -18,11 +18,12 @@ namespace {
 using telemetry::Control;
 using telemetry::EndpointState;
 
-constexpr const char* kUsage = "usage: hakmem config PID [sample_bytes=N] [endpoint=on|off]";
+constexpr const char* kUsage = "usage: hakmem config PID [sample_bytes=N] [guard=on|off] [endpoint=on|off]";
 constexpr auto kPatience = std::chrono::seconds(5);
 
 struct Request {
   std::optional<uint64_t> sample_bytes;
+  std::optional<bool> guard;
   std::optional<EndpointState> endpoint;
 };
 
@@ -59,9 +60,10 @@ bool read_value(const std::string& argument, Request* request) {
   if (equals == std::string::npos) return false;
   std::string name = argument.substr(0, equals);
   std::string value = argument.substr(equals + 1);
-  if (name == "endpoint" && (value == "on" || value == "off")) {
-    request->endpoint = value == "on" ? EndpointState::On : EndpointState::Off;
-    return true;
+  if (value == "on" || value == "off") {
+    if (name == "guard") request->guard = value == "on";
+    if (name == "endpoint") request->endpoint = value == "on" ? EndpointState::On : EndpointState::Off;
+    return name == "guard" || name == "endpoint";
   }
   uint64_t number = 0;
   auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
@@ -75,8 +77,10 @@ bool read_value(const std::string& argument, Request* request) {
 std::string ask(const ControlFile& file, const Request& request) {
   uint64_t number = file.read(offsetof(Control, request)) + 1;
   uint64_t sample_bytes = request.sample_bytes.value_or(file.read(offsetof(Control, sample_bytes)));
+  uint64_t guard = request.guard ? uint64_t{*request.guard} : file.read(offsetof(Control, guard));
   auto endpoint = request.endpoint.value_or(static_cast<EndpointState>(file.read(offsetof(Control, endpoint))));
   if (!file.write(offsetof(Control, wanted_sample_bytes), sample_bytes) ||
+      !file.write(offsetof(Control, wanted_guard), guard) ||
       !file.write(offsetof(Control, wanted_endpoint), static_cast<uint64_t>(endpoint)) ||
       !file.write(offsetof(Control, request), number))
     return "its stats page cannot be written to";
@@ -91,6 +95,7 @@ std::string ask(const ControlFile& file, const Request& request) {
 
 void print_values(const ControlFile& file) {
   printf("sample_bytes=%llu\n", static_cast<unsigned long long>(file.read(offsetof(Control, sample_bytes))));
+  printf("guard=%s\n", file.read(offsetof(Control, guard)) != 0 ? "on" : "off");
   switch (static_cast<EndpointState>(file.read(offsetof(Control, endpoint)))) {
     case EndpointState::On: printf("endpoint=on\n"); break;
     case EndpointState::Off: printf("endpoint=off\n"); break;

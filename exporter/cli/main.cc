@@ -22,11 +22,11 @@ constexpr const char* kUsage =
     "                 also of one that was killed; also takes a stats page's file\n"
     "  top [--once]   all processes that run on the telemetry library\n"
     "  check PID      whether a process runs on hakmem, and what can be seen of it\n"
-    "  config PID [sample_bytes=N] [endpoint=on|off]\n"
+    "  config PID [sample_bytes=N] [guard=on|off] [endpoint=on|off]\n"
     "                 shows and changes the switches of a process that was started\n"
     "                 with HAKMEM_CONTROL=1: the mean number of bytes between two\n"
-    "                 samples (0: none), and whether the endpoint of HAKMEM_LISTEN\n"
-    "                 answers\n"
+    "                 samples (0: none), whether samples are guarded, and whether the\n"
+    "                 endpoint of HAKMEM_LISTEN answers\n"
     "\n"
     "Stats pages are looked for in HAKMEM_PAGES, or /dev/shm.\n";
 
