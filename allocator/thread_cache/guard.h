@@ -96,10 +96,8 @@ struct GuardError {
   uintptr_t code;     // the instruction that did it; 0: a call of hakmem
 };
 
-// Prints what was done, where, with the stacks of now and of the block's life, and counts it.
-void report_memory_error(const GuardError& error, const GuardSlot& slot);
-
-// The same, from a call: does not return unless HAKMEM_ON_ERROR=report.
+// Prints what was done, where, with the stacks of now and of the block's life, and counts
+// it. Does not return unless HAKMEM_ON_ERROR=report.
 void report_at_call(const GuardError& error, const GuardSlot& slot);
 
 }  // namespace hakmem

@@ -25,11 +25,26 @@ namespace {
 using metrics::MemoryError;
 
 constinit struct sigaction host_action {};
-// One report at a time, so that their lines do not mix.
 constinit std::atomic<bool> is_reporting{false};
-constexpr int kLongestWait = 1000;  // milliseconds
+constexpr int kLongestWait = 5000;  // milliseconds
 // The stack of now; too large for a small alternate stack.
 constinit GuardStack access_stack{};
+
+// One report at a time, so that their lines do not mix, and none is cut off by a thread
+// that ends the process for the same error.
+class ReportScope {
+ public:
+  ReportScope() {
+    // Whoever waits for long does so for a thread that has ended meanwhile, or for itself.
+    for (int i = 0; i < kLongestWait && is_reporting.exchange(true, std::memory_order_acquire); ++i) {
+      timespec millisecond{0, 1'000'000};
+      nanosleep(&millisecond, nullptr);
+    }
+  }
+  ~ReportScope() { is_reporting.store(false, std::memory_order_release); }
+  ReportScope(const ReportScope&) = delete;
+  ReportScope& operator=(const ReportScope&) = delete;
+};
 
 // "written by thread 4711:" and its frames. The first is of an instruction that has not
 // been done yet where it `is_interrupted`; else frames are what calls return to.
@@ -62,6 +77,37 @@ void print_place(LineBuffer* line, uintptr_t address, const GuardSlot& slot) {
   else
     line->number(distance).text(distance == 1 ? " byte " : " bytes ").text(side);
   line->text(" a block of ").number(slot.bytes).text(slot.bytes == 1 ? " byte at " : " bytes at ").hex(slot.address);
+}
+
+// Prints the stack of now: from the instruction that faulted, without the frames of this handler.
+void print_access(const GuardError& error, LineBuffer* line) {
+  GuardStack& stack = access_stack;
+  take_stack(&stack);
+  uint32_t first = 0;
+  while (error.code != 0 && first < stack.count && stack.frames[first] != error.code) ++first;
+  if (error.code != 0 && first == stack.count) {
+    stack.frames[0] = error.code;
+    stack.count = 1;
+  } else {
+    stack.count -= first;
+    memmove(stack.frames, stack.frames + first, stack.count * sizeof stack.frames[0]);
+  }
+  print_stack(error.title, stack, error.code != 0, line);
+}
+
+// With a ReportScope.
+void report_memory_error(const GuardError& error, const GuardSlot& slot) {
+  constexpr const char* kTitles[] = {"overflow", "underflow", "use after free", "double free", "invalid free"};
+  static_assert(sizeof kTitles / sizeof kTitles[0] == metrics::kCountOf<MemoryError>);
+  metrics::count<metrics::Metric::kMemoryErrors>(thread_state.cache->shard, static_cast<uint32_t>(error.kind), 1);
+  LineBuffer line;
+  line.text("hakmem: ").text(kTitles[static_cast<size_t>(error.kind)]).text(": ").text(error.what).text(" ");
+  line.hex(error.address).text(", ");
+  print_place(&line, error.address, slot);
+  line.text("\n").print();
+  print_access(error, &line);
+  print_stack("allocated", slot.allocation, false, &line);
+  print_stack("freed", slot.free, false, &line);
 }
 
 // What a fault at an address of the pool means.
@@ -102,8 +148,11 @@ bool goes_on_after_error() { return environment_text(Variable::kOnError)[0] != '
 bool handle_fault(uintptr_t address, const void* context) {
   Fault fault = classify(address);
   if (fault.slot == nullptr) return false;
-  if (!fault.slot->was_reported.exchange(true, std::memory_order_relaxed))
-    report_memory_error(error_at(fault, address, context), *fault.slot);
+  {
+    ReportScope scope;
+    if (!fault.slot->was_reported.exchange(true, std::memory_order_relaxed))
+      report_memory_error(error_at(fault, address, context), *fault.slot);
+  }
   if (!goes_on_after_error()) return false;
   return mprotect(reinterpret_cast<void*>(address & ~(kPageBytes - 1)), kPageBytes, PROT_READ | PROT_WRITE) == 0;
 }
@@ -143,22 +192,6 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   if (!is_done) pass_on(signal, info, context);
 }
 
-// Prints the stack of now: from the instruction that faulted, without the frames of this handler.
-void print_access(const GuardError& error, LineBuffer* line) {
-  GuardStack& stack = access_stack;
-  take_stack(&stack);
-  uint32_t first = 0;
-  while (error.code != 0 && first < stack.count && stack.frames[first] != error.code) ++first;
-  if (error.code != 0 && first == stack.count) {
-    stack.frames[0] = error.code;
-    stack.count = 1;
-  } else {
-    stack.count -= first;
-    memmove(stack.frames, stack.frames + first, stack.count * sizeof stack.frames[0]);
-  }
-  print_stack(error.title, stack, error.code != 0, line);
-}
-
 }  // namespace
 
 void install_fault_handler() {
@@ -176,28 +209,11 @@ void take_stack(GuardStack* stack) {
     stack->count = static_cast<uint32_t>(metrics::hooks.capture_stack(stack->frames, kGuardFrames));
 }
 
-void report_memory_error(const GuardError& error, const GuardSlot& slot) {
-  constexpr const char* kTitles[] = {"overflow", "underflow", "use after free", "double free", "invalid free"};
-  static_assert(sizeof kTitles / sizeof kTitles[0] == metrics::kCountOf<MemoryError>);
-  // Whoever waits for long does so for a thread that has ended meanwhile, or for itself.
-  for (int i = 0; i < kLongestWait && is_reporting.exchange(true, std::memory_order_acquire); ++i) {
-    timespec millisecond{0, 1'000'000};
-    nanosleep(&millisecond, nullptr);
-  }
-  metrics::count<metrics::Metric::kMemoryErrors>(thread_state.cache->shard, static_cast<uint32_t>(error.kind), 1);
-  LineBuffer line;
-  line.text("hakmem: ").text(kTitles[static_cast<size_t>(error.kind)]).text(": ").text(error.what).text(" ");
-  line.hex(error.address).text(", ");
-  print_place(&line, error.address, slot);
-  line.text("\n").print();
-  print_access(error, &line);
-  print_stack("allocated", slot.allocation, false, &line);
-  print_stack("freed", slot.free, false, &line);
-  is_reporting.store(false, std::memory_order_release);
-}
-
 void report_at_call(const GuardError& error, const GuardSlot& slot) {
-  report_memory_error(error, slot);
+  {
+    ReportScope scope;
+    report_memory_error(error, slot);
+  }
   if (!goes_on_after_error()) abort();
 }
 

@@ -67,8 +67,8 @@ class WrongUse(unittest.TestCase):
             # From what the program did, not from how hakmem came to know it, down to its start.
             self.assertEqual(frames[0][2], program(), errors)
             self.assertTrue({act, "main", "__libc_start_main"} <= set(names), errors)
-        if act in AT_ACCESS:
-            self.assertIn(list(stacks)[0], ("read", "written"))
+        wanted = ("read", "written") if act in AT_ACCESS else ("freed", "freed again", "used", "found")
+        self.assertIn(list(stacks)[0], wanted)
 
     def test_an_access_ends_by_the_fault_after_a_report(self):
         for act, (kind, pattern) in AT_ACCESS.items():
@@ -90,6 +90,13 @@ class WrongUse(unittest.TestCase):
                                    timeout=60, check=True).stdout
             line = int(re.search(r"wrong_use\.c:(\d+)", place)[1])
             self.assertEqual(source[line - 1].strip(), wanted[title])
+
+    def test_threads_at_once_give_one_whole_report(self):
+        for _ in range(10):
+            status, output, errors = run("threads_at_once")
+            self.assertEqual((status, output), (-signal.SIGSEGV, ""), errors)
+            self.assertEqual(list(stacks_of(errors)), ["read", "allocated", "freed"], errors)
+            self.assertIn("main", [frame[1] for frame in stacks_of(errors)["freed"]])
 
     def test_with_a_heap_profile_beside_it(self):
         with Program(program(), "right_use", "use_after_free_write", HAKMEM_GUARD="1", HAKMEM_SAMPLE_BYTES="1") as process:

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -80,7 +81,8 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
   (void)context;
   sigset_t blocked;
   sigprocmask(SIG_BLOCK, NULL, &blocked);
-  printf("the program's handler: %p, %d %d\n", info->si_addr, sigismember(&blocked, SIGUSR1), sigismember(&blocked, signal));
+  printf("the program's handler: %p, %d %d\n", info->si_addr, sigismember(&blocked, SIGUSR1),
+         sigismember(&blocked, signal));
   fflush(stdout);
   _exit(7);
 }
@@ -100,6 +102,21 @@ static void small_alternate_stack(void) {
   stack_t stack = {.ss_sp = small, .ss_size = (size_t)sysconf(_SC_SIGSTKSZ)};
   if (sigaltstack(&stack, NULL) != 0) exit(9);
   use_after_free_write();
+}
+
+static pthread_barrier_t start;
+static void* read_freed(void* argument) {
+  pthread_barrier_wait(&start);
+  sink = block[8];
+  return argument;
+}
+static void threads_at_once(void) {
+  pthread_t threads[8];
+  pthread_barrier_init(&start, NULL, 8);
+  block = malloc(kBytes);
+  free(block);
+  for (int i = 0; i < 8; ++i) pthread_create(&threads[i], NULL, read_freed, NULL);
+  for (int i = 0; i < 8; ++i) pthread_join(threads[i], NULL);
 }
 
 /* What is allowed: everything the size that was asked for, or told, permits. */
@@ -158,6 +175,7 @@ int main(int count, char** arguments) {
       ACT(null_read),
 
       ACT(small_alternate_stack),
+      ACT(threads_at_once),
       ACT(right_use),
       ACT(right_use_in_a_child),
   };
