@@ -59,6 +59,8 @@ std::string Access::read_secret(const char* path) {
   return "";
 }
 
+std::string Access::authorization() const { return is_open() ? "" : (is_basic_ ? "Basic " : "Bearer ") + expected_; }
+
 bool Access::admits(std::string_view authorization) const {
   if (is_open()) return true;
   std::string_view scheme = is_basic_ ? "Basic " : "Bearer ";

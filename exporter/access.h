@@ -23,6 +23,9 @@ class Access {
   // for a wrong one as for one that is nearly right.
   bool admits(std::string_view authorization) const;
 
+  // The Authorization header's value of a client that knows the secret; "" for everybody.
+  std::string authorization() const;
+
   // What a refused client is told to send, for WWW-Authenticate.
   const char* challenge() const { return is_basic_ ? "Basic realm=\"hakmem\"" : "Bearer realm=\"hakmem\""; }
 

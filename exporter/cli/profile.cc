@@ -6,12 +6,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <optional>
 
 #include "allocator/base/environment.h"
+#include "exporter/access.h"
 #include "exporter/cli/commands.h"
 
 namespace hakmem::cli {
@@ -70,15 +72,17 @@ std::string endpoint_of(uint32_t pid) {
 }
 
 // What the endpoint answers, or what went wrong in `problem`.
-std::optional<std::string> get(const ListenAddress& address, const std::string& target, uint32_t seconds,
-                               std::string* problem) {
+std::optional<std::string> get(const ListenAddress& address, const std::string& target,
+                               const std::string& authorization, uint32_t seconds, std::string* problem) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in name{};
   name.sin_family = AF_INET;
   name.sin_addr.s_addr = htonl(address.address);
   name.sin_port = htons(address.port);
   timeval patience{static_cast<time_t>(seconds + kAnswerSeconds), 0};
-  std::string request = "GET " + target + " HTTP/1.0\r\n\r\n";
+  std::string request = "GET " + target + " HTTP/1.0\r\n";
+  if (!authorization.empty()) request += "Authorization: " + authorization + "\r\n";
+  request += "\r\n";
   std::string answer;
   bool is_sent = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0 &&
                  connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0 &&
@@ -101,6 +105,9 @@ std::optional<std::string> get(const ListenAddress& address, const std::string& 
   std::string body = answer.substr(head + 4);
   if (answer.compare(9, 3, "200") == 0) return body;
   *problem = body.substr(0, body.find('\n'));
+  if (answer.compare(9, 3, "401") == 0)
+    *problem = authorization.empty() ? "it wants a secret: name the file that holds it in HAKMEM_AUTH"
+                                     : "the secret in HAKMEM_AUTH is not the one that it wants";
   return {};
 }
 
@@ -120,10 +127,15 @@ int profile(const Arguments& arguments) {
   ListenAddress address;
   if (!parse_listen_address(endpoint.c_str(), &address))
     return wrong_use(endpoint + " is not an IPv4 address and a port, such as 127.0.0.1:19464");
+  // Never from the command line, which everybody on the machine may read.
+  exporter::Access access;
+  if (const char* file = getenv("HAKMEM_AUTH"); file != nullptr && *file != '\0')
+    if (std::string wrong = access.read_secret(file); !wrong.empty())
+      return wrong_use(std::string("HAKMEM_AUTH=") + file + ": " + wrong);
   std::string target = "/debug/pprof/" + wanted.type;
   if (wanted.seconds != 0) target += "?seconds=" + std::to_string(wanted.seconds);
   std::string problem;
-  std::optional<std::string> content = get(address, target, wanted.seconds, &problem);
+  std::optional<std::string> content = get(address, target, access.authorization(), wanted.seconds, &problem);
   if (!content) {
     wrong_use("no profile from " + endpoint + ": " + problem);
     return 1;

@@ -205,6 +205,26 @@ class Authentication(unittest.TestCase):
         self.assertNotIn(secret, program.error_text())
         self.assertNotIn(secret.encode(), program.page().read_bytes())
 
+    def test_the_command_line_sends_it(self):
+        for content in (TOKEN, "prometheus:" + TOKEN):
+            secret = SecretFile(self, content)
+            with Program(HAKMEM_AUTH=secret.path) as program:
+                program.wait_for_endpoint()
+                file = os.path.join(os.path.dirname(secret.path), "heap.pb.gz")
+                for auth, status_wanted, errors in (
+                        (secret.path, 0, ""),
+                        ("", 1, "it wants a secret: name the file that holds it in HAKMEM_AUTH"),
+                        (SecretFile(self, "another-secret").path, 1, "the secret in HAKMEM_AUTH is not the one that it wants"),
+                        (SecretFile(self, content, mode=0o644).path, 2, "others may read or change it; chmod 600 it")):
+                    result = subprocess.run([built("hakmem"), "profile", str(program.pid), "-o", file], capture_output=True,
+                                            env=environment(preload=False, HAKMEM_AUTH=auth), text=True, timeout=60, check=False)
+                    self.assertEqual((result.returncode, result.stdout), (status_wanted, ""), result.stderr)
+                    self.assertIn(errors, result.stderr)
+                    self.assertNotIn(TOKEN, result.stderr)
+                    self.assertEqual(os.path.exists(file), status_wanted == 0)
+                    if status_wanted == 0:
+                        os.unlink(file)
+
     def test_a_token(self):
         secret = SecretFile(self, TOKEN + "\n")
         with Program(HAKMEM_AUTH=secret.path) as program:
