@@ -35,6 +35,7 @@ LABELS = {
     "Part": [("part", "kPartNames")],
     "SizeClassOccupancy": [("size_class", None), ("occupancy", "kOccupancyNames")],
     "Occupancy": [("occupancy", "kOccupancyNames")],
+    "SizeGroup": [("size", "kSizeGroupNames")],
     "AtPeak": [("kind", "kAtPeakNames")],
     "KernelState": [("state", "kKernelStateNames")],
     "CgroupFigure": [("kind", "kCgroupFigureNames")],

@@ -176,7 +176,7 @@ class Exposition::Writer {
         bool last = bucket + 1 == metrics::kHistogramBuckets;
         if (detail_ == Detail::Summary && !last) continue;
         double bound = last ? std::numeric_limits<double>::infinity()
-                            : static_cast<double>(uint64_t{1} << (bucket + metrics::kFirstBucketLog2)) / 1e9;
+                            : static_cast<double>(metrics::scale_of(metric).bound(bucket)) / 1e9;
         histogram.histogram.bucket.push_back({count, bound});
       }
       histogram.histogram.sample_count = count;
@@ -273,6 +273,7 @@ bool in_summary(Metric metric) {
     case Metric::kPurgeHoldBack:
     case Metric::kLastPurge:
     case Metric::kSlowCallTime:
+    case Metric::kSampledLifetime:
     case Metric::kFirstTouchedPages:
     case Metric::kKernelCalls:
     case Metric::kKernelCallTime:

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "allocator/metrics/counters.h"
 #include "telemetry/mapped_array.h"
 #include "telemetry/spin_lock.h"
 #include "telemetry/system.h"
@@ -15,6 +16,7 @@
 namespace hakmem::telemetry {
 namespace {
 
+constexpr uint32_t kShard = 0;  // of the counters: the lock lets one thread at a time count
 constexpr size_t kMaxStack = 48;
 constexpr size_t kSampleBuckets = 1 << 14;
 constexpr size_t kSiteBuckets = 1 << 13;
@@ -309,8 +311,11 @@ void on_sample_free(const void* address) {
   uint32_t place = link_out(reinterpret_cast<uintptr_t>(address));
   if (place == 0) return;
   const LiveSample& sample = profile.samples[place - 1];
+  uint64_t lifetime = now - sample.time;
   auto objects = static_cast<double>(sample.weight) / kPartsOfObject;
-  profile.sites[sample.site - 1].lifetime += objects * static_cast<double>(now - sample.time) / 1e9;
+  profile.sites[sample.site - 1].lifetime += objects * static_cast<double>(lifetime) / 1e9;
+  auto group = static_cast<uint32_t>(metrics::size_group(sample.allocated));
+  metrics::observe_time<metrics::Metric::kSampledLifetime>(kShard, group, lifetime);
   remove(place);
 }
 

@@ -29,6 +29,8 @@ enum class BytesKind : uint8_t { Reserved, Committed, InUse, kCount };
 enum class Fragmentation : uint8_t { Internal, External, kCount };
 // Slabs by the share of their blocks that are handed out, superslabs by the share of their units in slabs.
 enum class Occupancy : uint8_t { To25, To50, To75, To100, kCount };
+// Objects by their allocated size.
+enum class SizeGroup : uint8_t { To64, To512, To4096, To32768, Larger, kCount };
 // At the moment when the program held most.
 enum class AtPeak : uint8_t { Live, HeapResident, kCount };
 enum class Part : uint8_t {
@@ -72,10 +74,16 @@ template <class Enum>
 inline constexpr uint32_t kCountOf = static_cast<uint32_t>(Enum::kCount);
 
 // A histogram keeps, for each label value, its buckets and then its sum in ns.
-// Bucket i counts times up to 2^(i + kFirstBucketLog2) ns; the last is +Inf.
+// Bucket i counts times up to 2^(first_log2 + i * step_log2) ns; the last is +Inf.
 inline constexpr uint32_t kHistogramBuckets = 18;
-inline constexpr uint32_t kFirstBucketLog2 = 6;
 inline constexpr uint32_t kHistogramSlots = kHistogramBuckets + 1;
+struct HistogramScale {
+  uint32_t first_log2, step_log2;
+
+  constexpr uint64_t bound(uint32_t bucket) const { return uint64_t{1} << (first_log2 + bucket * step_log2); }
+};
+inline constexpr HistogramScale kCallTimes{6, 1};   // 64 ns to 4 ms
+inline constexpr HistogramScale kLifetimes{16, 2};  // 66 us to 78 hours
 
 enum class LabelSet : uint8_t {
   None,
@@ -92,6 +100,7 @@ enum class LabelSet : uint8_t {
   BytesKind,
   Fragmentation,
   Occupancy,
+  SizeGroup,
   AtPeak,
   Part,
   KernelState,
@@ -119,6 +128,7 @@ constexpr uint32_t cardinality(LabelSet labels) {
     case LabelSet::BytesKind: return kCountOf<metrics::BytesKind>;
     case LabelSet::Fragmentation: return kCountOf<metrics::Fragmentation>;
     case LabelSet::Occupancy: return kCountOf<metrics::Occupancy>;
+    case LabelSet::SizeGroup: return kCountOf<metrics::SizeGroup>;
     case LabelSet::AtPeak: return kCountOf<metrics::AtPeak>;
     case LabelSet::Part: return kCountOf<metrics::Part>;
     case LabelSet::KernelState: return kCountOf<metrics::KernelState>;
@@ -177,11 +187,23 @@ inline constexpr uint32_t kPublishSlots = slot_count(Storage::Publish);
 template <Metric metric>
 inline constexpr uint32_t kFirstSlot = first_slot(metric);
 
+constexpr HistogramScale scale_of(Metric metric) {
+  return metric == Metric::kSampledLifetime ? kLifetimes : kCallTimes;
+}
+
 // Bucket of a time in nanoseconds.
-constexpr uint32_t histogram_bucket(uint64_t nanoseconds) {
+constexpr uint32_t histogram_bucket(uint64_t nanoseconds, HistogramScale scale = kCallTimes) {
   uint32_t log2_ceiling = nanoseconds <= 1 ? 0 : 64 - static_cast<uint32_t>(__builtin_clzll(nanoseconds - 1));
-  uint32_t bucket = log2_ceiling <= kFirstBucketLog2 ? 0 : log2_ceiling - kFirstBucketLog2;
+  if (log2_ceiling <= scale.first_log2) return 0;
+  uint32_t bucket = (log2_ceiling - scale.first_log2 + scale.step_log2 - 1) / scale.step_log2;
   return bucket < kHistogramBuckets ? bucket : kHistogramBuckets - 1;
+}
+
+constexpr SizeGroup size_group(uint64_t bytes) {
+  uint64_t bound = 64;
+  uint32_t group = 0;
+  for (; bytes > bound && group + 1 < kCountOf<SizeGroup>; ++group) bound *= 8;
+  return static_cast<SizeGroup>(group);
 }
 
 // Names and help texts, for whoever shows metrics. Never used by the allocator,
@@ -209,6 +231,7 @@ inline constexpr std::array kLockNames{"thread_registry", "shared_pool", "sample
 inline constexpr std::array kBytesKindNames{"reserved", "committed", "in_use"};
 inline constexpr std::array kFragmentationNames{"internal", "external"};
 inline constexpr std::array kOccupancyNames{"0-25", "25-50", "50-75", "75-100"};
+inline constexpr std::array kSizeGroupNames{"0-64", "64-512", "512-4096", "4096-32768", "32768-"};
 inline constexpr std::array kAtPeakNames{"live", "heap_resident"};
 inline constexpr std::array kPartNames{
     "live",   "internal_fragmentation", "thread_cache", "slab_free", "empty_slab", "retained", "metadata", "telemetry",
@@ -238,6 +261,7 @@ static_assert(kLockNames.size() == kCountOf<Lock>);
 static_assert(kBytesKindNames.size() == kCountOf<BytesKind>);
 static_assert(kFragmentationNames.size() == kCountOf<Fragmentation>);
 static_assert(kOccupancyNames.size() == kCountOf<Occupancy>);
+static_assert(kSizeGroupNames.size() == kCountOf<SizeGroup>);
 static_assert(kAtPeakNames.size() == kCountOf<AtPeak>);
 static_assert(kPartNames.size() == kCountOf<Part>);
 static_assert(kKernelStateNames.size() == kCountOf<KernelState>);

@@ -150,7 +150,7 @@ inline void observe_time(uint32_t shard, uint32_t label, uint64_t nanoseconds) {
   if constexpr (kBuild.stats) {
     static_assert(shape_of(metric).kind == Kind::Histogram);
     Slot* slots = shard_slots(shard);
-    add<metric>(slots, label * kHistogramSlots + histogram_bucket(nanoseconds), 1);
+    add<metric>(slots, label * kHistogramSlots + histogram_bucket(nanoseconds, scale_of(metric)), 1);
     add<metric>(slots, label * kHistogramSlots + kHistogramBuckets, nanoseconds);
   }
 }

@@ -4,6 +4,7 @@ import * as dashboard from '@grafana/grafana-foundation-sdk/dashboard';
 import { Family, familyOf } from './catalogue.js';
 import { PanelSpec, RowSpec, buildPanel } from './panels.js';
 import { seriesOf } from './promql.js';
+import { holders } from './rows/holders.js';
 import { memory, strip } from './rows/overview.js';
 import { refills } from './rows/refills.js';
 import { requests, sizeClasses } from './rows/size_classes.js';
@@ -11,7 +12,7 @@ import { huge, purging, slabs } from './rows/structure.js';
 import { telemetry, threads } from './rows/threads.js';
 
 const kGridColumns = 24;
-const kRows: RowSpec[] = [memory, sizeClasses, refills, slabs, purging, threads, huge, requests, telemetry];
+const kRows: RowSpec[] = [memory, sizeClasses, holders, refills, slabs, purging, threads, huge, requests, telemetry];
 
 /** Lays panels out from left to right and then down, as one reads. */
 class Flow {

@@ -83,6 +83,21 @@ class Sites(unittest.TestCase):
                 max(1, lifetimes.total("freed_objects", f"sites::{site}(unsigned long)")) for site in ("one", "three")}
         self.assertGreater(mean["one"], 10 * mean["three"])
 
+    def test_lifetimes_by_size(self):
+        program = self.start("keep one 40000 100")  # which live for a second at least: then the endpoint is there
+        for command in ("drop one", "churn three 40000 600"):
+            program.do(command)
+        name = "hakmem_sampled_lifetime_seconds"
+        scrape = program.scrape()
+        freed_by = lambda size, seconds: max(value for key, value in scrape.matching(f"{name}_bucket", size=size).items()
+                                             if float(dict(key[1])["le"]) <= seconds)
+        samples = {size: scrape.value(f"{name}_count", size=size) for size in ("64-512", "512-4096")}
+        self.assertGreater(samples["64-512"], 1000)
+        self.assertGreater(scrape.value(f"{name}_sum", size="64-512"), samples["64-512"])
+        self.assertLess(freed_by("64-512", 0.3), 100)  # what the program and its libraries freed on the way
+        self.assertGreater(samples["512-4096"], 5000)
+        self.assertGreater(freed_by("512-4096", 0.1), 0.9 * samples["512-4096"])
+
     def test_threads(self):
         program = self.start("threads one 20000 400", "threads two 5000 3000")
         heap = profile(program)

@@ -34,7 +34,7 @@ TEST(StatsPage, SlotsOfAStorageFollowEachOtherWithoutGaps) {
 TEST(StatsPage, HistogramBucketsAreUpperBounds) {
   EXPECT_EQ(metrics::histogram_bucket(0), 0u);
   for (uint32_t bucket = 0; bucket + 1 < metrics::kHistogramBuckets; ++bucket) {
-    uint64_t bound = uint64_t{1} << (bucket + metrics::kFirstBucketLog2);
+    uint64_t bound = metrics::kCallTimes.bound(bucket);
     EXPECT_EQ(metrics::histogram_bucket(bound), bucket);
     EXPECT_EQ(metrics::histogram_bucket(bound + 1), bucket + 1);
   }

@@ -49,7 +49,7 @@ TEST(Catalogue, NamesAreUniqueAndTyped) {
     EXPECT_EQ(name.ends_with("_total"), kShapes[i].kind == Kind::Counter) << name;
     EXPECT_FALSE(std::string(kTexts[i].help).empty());
     EXPECT_EQ(kTexts[i].help[std::string(kTexts[i].help).size() - 1], '.') << name;
-    // Only the allocator's counters and histograms are added to in shards.
+    // Only counters and histograms are added to in shards.
     if (kShapes[i].storage == Storage::Shard) {
       EXPECT_NE(kShapes[i].kind, Kind::Gauge) << name;
     }
@@ -57,16 +57,29 @@ TEST(Catalogue, NamesAreUniqueAndTyped) {
 }
 
 TEST(Catalogue, HistogramBuckets) {
-  // Bucket i holds the times above the bound of i - 1 and up to 2^(i + kFirstBucketLog2) ns.
-  EXPECT_EQ(histogram_bucket(0), 0u);
-  EXPECT_EQ(histogram_bucket(1), 0u);
-  for (uint32_t bucket = 0; bucket + 1 < kHistogramBuckets; ++bucket) {
-    uint64_t bound = uint64_t{1} << (bucket + kFirstBucketLog2);
-    EXPECT_EQ(histogram_bucket(bound), bucket);
-    EXPECT_EQ(histogram_bucket(bound + 1), bucket + 1);
-    EXPECT_EQ(histogram_bucket(bound - 1), bucket);
+  for (HistogramScale scale : {kCallTimes, kLifetimes}) {
+    // Bucket i holds the times above the bound of i - 1 and up to its own.
+    EXPECT_EQ(histogram_bucket(0, scale), 0u);
+    EXPECT_EQ(histogram_bucket(1, scale), 0u);
+    for (uint32_t bucket = 0; bucket + 1 < kHistogramBuckets; ++bucket) {
+      uint64_t bound = scale.bound(bucket);
+      EXPECT_EQ(histogram_bucket(bound, scale), bucket);
+      EXPECT_EQ(histogram_bucket(bound + 1, scale), bucket + 1);
+      EXPECT_EQ(histogram_bucket(bound - 1, scale), bucket);
+    }
+    EXPECT_EQ(histogram_bucket(UINT64_MAX, scale), kHistogramBuckets - 1);
   }
-  EXPECT_EQ(histogram_bucket(UINT64_MAX), kHistogramBuckets - 1);
+}
+
+TEST(Catalogue, SizeGroups) {
+  uint64_t bytes = 64;
+  for (uint32_t group = 0; group + 1 < kCountOf<SizeGroup>; ++group, bytes *= 8) {
+    EXPECT_EQ(kSizeGroupNames[group], std::to_string(group == 0 ? 0 : bytes / 8) + "-" + std::to_string(bytes));
+    EXPECT_EQ(size_group(bytes), static_cast<SizeGroup>(group));
+    EXPECT_EQ(size_group(bytes + 1), static_cast<SizeGroup>(group + 1));
+  }
+  EXPECT_EQ(size_group(1), SizeGroup::To64);
+  EXPECT_EQ(size_group(UINT64_MAX), SizeGroup::Larger);
 }
 
 }  // namespace
