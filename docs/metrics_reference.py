@@ -43,6 +43,7 @@ LABELS = {
     "PageProblem": [("problem", "kPageProblemNames")],
     "MemoryError": [("kind", "kMemoryErrorNames")],
     "Build": [("version", None), ("build", None)],
+    "Site": [("site", None)],
 }
 
 INTRODUCTION = """\

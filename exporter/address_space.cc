@@ -51,9 +51,9 @@ class ElfFile {
         return offset - segment.p_offset + segment.p_vaddr;
     return {};
   }
-  // Fills in the names of the functions at `addresses`, which are sorted, from the
-  // full table of symbols or else that of exported ones.
-  void find_names(const std::vector<uint64_t>& addresses, std::vector<std::string>* names) const;
+  // Fills in the functions at `addresses`, which are sorted, from the full table of
+  // symbols or else that of exported ones.
+  void find_symbols(const std::vector<uint64_t>& addresses, std::vector<AddressSpace::Symbol>* found) const;
 
  private:
   template <class Item>
@@ -98,7 +98,7 @@ std::string ElfFile::build_id() const {
   return "";
 }
 
-void ElfFile::find_names(const std::vector<uint64_t>& addresses, std::vector<std::string>* names) const {
+void ElfFile::find_symbols(const std::vector<uint64_t>& addresses, std::vector<AddressSpace::Symbol>* found) const {
   if (header_.e_shentsize != sizeof(Elf64_Shdr) || header_.e_shnum == 0 || header_.e_shnum > kMaxSections) return;
   std::vector<Elf64_Shdr> sections(header_.e_shnum);
   if (!read(header_.e_shoff, sections.data(), sections.size())) return;
@@ -120,12 +120,15 @@ void ElfFile::find_names(const std::vector<uint64_t>& addresses, std::vector<std
       if ((type != STT_FUNC && type != STT_GNU_IFUNC) || symbol.st_shndx == SHN_UNDEF || symbol.st_name == 0) continue;
       auto address = std::lower_bound(addresses.begin(), addresses.end(), symbol.st_value);
       for (; address != addresses.end() && *address - symbol.st_value < std::max<uint64_t>(symbol.st_size, 1);
-           ++address)
-        name_of[static_cast<size_t>(address - addresses.begin())] = strings + symbol.st_name;
+           ++address) {
+        auto place = static_cast<size_t>(address - addresses.begin());
+        name_of[place] = strings + symbol.st_name;
+        (*found)[place].offset = *address - symbol.st_value;
+      }
     }
   }
   for (size_t i = 0; i < addresses.size(); ++i)
-    if (name_of[i] != 0) (*names)[i] = text(name_of[i]);
+    if (name_of[i] != 0) (*found)[i].name = text(name_of[i]);
 }
 
 // "start-end perms offset device inode path" of /proc/self/maps.
@@ -160,8 +163,8 @@ const AddressSpace::Mapping* AddressSpace::find(uintptr_t address) const {
   return after == mappings_.begin() || address >= after[-1].end ? nullptr : &after[-1];
 }
 
-std::vector<std::string> AddressSpace::names(const std::vector<uintptr_t>& addresses) const {
-  std::vector<std::string> result(addresses.size());
+std::vector<AddressSpace::Symbol> AddressSpace::symbols(const std::vector<uintptr_t>& addresses) const {
+  std::vector<Symbol> result(addresses.size());
   for (const Mapping& mapping : mappings_) {
     auto first = std::lower_bound(addresses.begin(), addresses.end(), mapping.begin);
     auto last = std::lower_bound(first, addresses.end(), mapping.end);
@@ -172,9 +175,9 @@ std::vector<std::string> AddressSpace::names(const std::vector<uintptr_t>& addre
     for (auto address = first; address != last; ++address)
       in_file.push_back(
           file.address_of(*address - mapping.begin + mapping.offset).value_or(in_file.empty() ? 0 : in_file.back()));
-    std::vector<std::string> names(in_file.size());
-    file.find_names(in_file, &names);
-    std::move(names.begin(), names.end(), result.begin() + (first - addresses.begin()));
+    std::vector<Symbol> found(in_file.size());
+    file.find_symbols(in_file, &found);
+    std::move(found.begin(), found.end(), result.begin() + (first - addresses.begin()));
   }
   return result;
 }

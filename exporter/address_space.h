@@ -27,9 +27,12 @@ class AddressSpace {
   const std::vector<Mapping>& mappings() const { return mappings_; }
   const Mapping* find(uintptr_t address) const;
 
-  // The symbols that the addresses, which are sorted, lie in, as they are in the file;
-  // empty: unknown.
-  std::vector<std::string> names(const std::vector<uintptr_t>& addresses) const;
+  struct Symbol {
+    std::string name;     // as it is in the file; empty: unknown
+    uint64_t offset = 0;  // of the address from the symbol's
+  };
+  // The symbols that the addresses, which are sorted, lie in.
+  std::vector<Symbol> symbols(const std::vector<uintptr_t>& addresses) const;
 
  private:
   std::vector<Mapping> mappings_;  // by address

@@ -38,8 +38,8 @@ struct EmbeddedCollectable::State {
   size_t last_exposition_bytes = 0;
 };
 
-EmbeddedCollectable::EmbeddedCollectable(const telemetry::ModuleHost& host)
-    : host_(host), state_(new State(host.pages)) {}
+EmbeddedCollectable::EmbeddedCollectable(const telemetry::ModuleHost& host, LeakSuspects& leaks)
+    : host_(host), leaks_(leaks), state_(new State(host.pages)) {}
 
 std::vector<prometheus::MetricFamily> EmbeddedCollectable::collect(uint32_t full_pid) const {
   size_t bytes = 0;
@@ -52,6 +52,7 @@ std::vector<prometheus::MetricFamily> EmbeddedCollectable::collect(uint32_t full
   Exposition exposition;
   exposition.add(snapshot, state_->rows, {}, Detail::Full);
   add_pages(state_->directory, full_pid, &exposition);
+  leaks_.add_to(&exposition);
   // Its mappings as the kernel counts them, and the series of the last scrape.
   double mapped = snapshot.gauge(metrics::Metric::kResidentBytes, static_cast<uint32_t>(metrics::Part::Telemetry));
   state_->figures.memory_bytes = (std::isnan(mapped) ? 0 : mapped) + static_cast<double>(state_->last_exposition_bytes);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "exporter/exposition.h"
+#include "exporter/leaks.h"
 #include "exporter/page_directory.h"
 #include "telemetry/module_interface.h"
 
@@ -16,7 +17,8 @@ namespace hakmem::exporter {
 
 class EmbeddedCollectable : public prometheus::Collectable {
  public:
-  explicit EmbeddedCollectable(const telemetry::ModuleHost& host);
+  // Both live as long as this.
+  EmbeddedCollectable(const telemetry::ModuleHost& host, LeakSuspects& leaks);
 
   // The process in full, without labels of its own; descendants as summaries
   // with the labels pid and comm, the one with pid `full_pid` in full.
@@ -29,6 +31,7 @@ class EmbeddedCollectable : public prometheus::Collectable {
  private:
   struct State;
   const telemetry::ModuleHost& host_;
+  LeakSuspects& leaks_;
   std::unique_ptr<State> state_;
 };
 

@@ -210,8 +210,12 @@ void Exposition::add(const Snapshot& snapshot, const SizeClassRows& rows, const 
 }
 
 void Exposition::add_served(Metric metric, double value, uint32_t index) {
+  add_served(metric, value, std::string(label_value(metrics::shape_of(metric).labels, index)));
+}
+
+void Exposition::add_served(Metric metric, double value, const std::string& label_value) {
   const MetricShape& shape = metrics::shape_of(metric);
-  Labels labels = with({}, label_name(shape.labels), label_value(shape.labels, index));
+  Labels labels = with({}, label_name(shape.labels), label_value);
   families_[static_cast<size_t>(metric)].metric.push_back(series(shape.kind, std::move(labels), value));
 }
 

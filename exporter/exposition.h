@@ -31,6 +31,8 @@ class Exposition {
 
   // Adds a figure of the serving process (a row of storage Serve).
   void add_served(metrics::Metric metric, double value, uint32_t index = 0);
+  // The same where the value of the label is not of the catalogue.
+  void add_served(metrics::Metric metric, double value, const std::string& label_value);
 
   // The families that have series, in the order of the catalogue.
   std::vector<prometheus::MetricFamily> take();

@@ -19,6 +19,7 @@ const char* label_name(LabelSet labels) {
     case LabelSet::SizeClassOccupancy:
     case LabelSet::Occupancy: return "occupancy";
     case LabelSet::SizeGroup: return "size";
+    case LabelSet::Site: return "site";
     case LabelSet::Step: return "step";
     case LabelSet::KernelCall:
     case LabelSet::SlowCall: return "call";
@@ -57,7 +58,8 @@ const char* label_value(LabelSet labels, uint32_t index) {
     case LabelSet::MemoryError: return metrics::kMemoryErrorNames[index];
     case LabelSet::None:
     case LabelSet::SizeClass:
-    case LabelSet::Build: break;
+    case LabelSet::Build:
+    case LabelSet::Site: break;
   }
   return "";
 }

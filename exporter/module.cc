@@ -10,6 +10,7 @@
 #include "exporter/embedded_collectable.h"
 #include "exporter/heap_profile.h"
 #include "exporter/http_server.h"
+#include "exporter/leaks.h"
 #include "exporter/log.h"
 #include "exporter/routes.h"
 #include "exporter/served_pages.h"
@@ -38,8 +39,9 @@ Response answer_metrics(const EmbeddedCollectable& collectable, std::string_view
   return response;
 }
 
-std::vector<Route> routes_of(const ModuleHost& host, const EmbeddedCollectable& collectable) {
+std::vector<Route> routes_of(const ModuleHost& host, const EmbeddedCollectable& collectable, LeakSuspects& leaks) {
   std::vector<Route> routes = profile_routes(host);
+  routes.push_back({"/debug/leaks", [&](const Request&) { return leaks.page(); }});
   routes.insert(routes.begin(),
                 {"/metrics", [&](const Request& request) { return answer_metrics(collectable, request.query); }});
   return routes;
@@ -63,8 +65,9 @@ void serve(const ModuleHost& host) {
     }
   }
   // Never destroyed: the process may end while this thread is at work.
-  static auto* collectable = new EmbeddedCollectable(host);
-  auto* routes = new Routes(std::move(access), routes_of(host, *collectable), host.address);
+  static auto* leaks = new LeakSuspects(host);
+  static auto* collectable = new EmbeddedCollectable(host, *leaks);
+  auto* routes = new Routes(std::move(access), routes_of(host, *collectable, *leaks), host.address);
   HttpServer::Callbacks callbacks;
   callbacks.answer = [routes](const Request& request) { return routes->answer(request); };
   callbacks.opened = host.socket_opened;

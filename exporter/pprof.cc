@@ -123,7 +123,7 @@ void Pprof::add_mappings(AddressSpace& addresses) {
 void Pprof::add_locations(AddressSpace& addresses) {
   std::vector<uintptr_t> wanted;
   for (const auto& [address, id] : locations_) wanted.push_back(address);
-  std::vector<std::string> names = addresses.names(wanted);
+  std::vector<AddressSpace::Symbol> symbols = addresses.symbols(wanted);
   std::map<std::string, uint64_t> functions;
   size_t i = 0;
   for (const auto& [address, id] : locations_) {
@@ -131,7 +131,7 @@ void Pprof::add_locations(AddressSpace& addresses) {
     message.number(1, id);
     if (const AddressSpace::Mapping* mapping = addresses.find(address)) message.number(2, mapping->id);
     message.number(3, address);
-    const std::string& name = names[i++];
+    const std::string& name = symbols[i++].name;
     if (!name.empty()) {
       Message line;
       line.number(1, functions.try_emplace(name, functions.size() + 1).first->second);

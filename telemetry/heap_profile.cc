@@ -7,67 +7,19 @@
 #include <cstring>
 
 #include "allocator/metrics/counters.h"
-#include "telemetry/mapped_array.h"
-#include "telemetry/spin_lock.h"
+#include "telemetry/heap_books.h"
 #include "telemetry/system.h"
-#include "telemetry/transitions.h"
 #include "telemetry/unwind.h"
 
 namespace hakmem::telemetry {
+
+constinit HeapProfile profile{};
+constinit thread_local bool is_inside = false;
+
 namespace {
 
 constexpr uint32_t kShard = 0;  // of the counters: the lock lets one thread at a time count
 constexpr size_t kMaxStack = 48;
-constexpr size_t kSampleBuckets = 1 << 14;
-constexpr size_t kSiteBuckets = 1 << 13;
-
-// Sites and samples are known by their place plus one, so that 0 is none.
-struct alignas(128) Site {
-  uint32_t next;  // in its bucket
-  uint32_t stack_size;
-  uint64_t hash;
-  const uintptr_t* stack;
-  Amounts live;
-  Amounts allocated;
-  Amounts peak;          // as `live` was in the maximum `peak_number`
-  uint64_t peak_number;  // of an older one than the last: nothing has changed since it
-  double lifetime;
-};
-
-struct LiveSample {
-  uint32_t next;  // in its bucket, or of the free ones
-  uint32_t site;
-  uintptr_t address;
-  uint64_t weight;  // objects, in parts
-  uint64_t drawn;   // bytes that the weight comes from
-  uint64_t requested;
-  uint64_t allocated;
-  uint64_t time;
-  uint32_t size_class;
-};
-
-// Everything under `lock`, but what a free looks at first.
-struct HeapProfile {
-  SpinLock lock;
-  bool is_held_for_fork;
-  std::atomic<uint32_t> sample_buckets[kSampleBuckets];  // read without the lock
-  uint32_t site_buckets[kSiteBuckets];
-  MappedArray<LiveSample, 256> samples;
-  MappedArray<Site, 128> sites;
-  MappedArray<uintptr_t, 256> stacks;
-  uint32_t free_samples;
-  size_t live_samples;
-  uint64_t live_bytes;
-  uint64_t peak_bytes;
-  uint64_t peak_number;
-  uint64_t peak_time;
-  std::atomic<uint64_t> dropped;
-};
-constinit HeapProfile profile{};
-
-// This thread is in here, so that a signal handler which allocates stays out; or its
-// allocations are telemetry's.
-constinit thread_local bool is_inside = false;
 
 void begin_anew() {
   for (auto& bucket : profile.sample_buckets) bucket.store(0, std::memory_order_relaxed);
@@ -78,34 +30,8 @@ void begin_anew() {
   profile.free_samples = 0;
   profile.live_samples = 0;
   profile.live_bytes = profile.peak_bytes = profile.peak_number = profile.peak_time = 0;
+  profile.suspects.count = 0;
 }
-
-// Enters the profile, with the lock; or not, and then nothing may be done.
-class Scope {
- public:
-  Scope() : saved_errno_(errno) {
-    is_inside = true;
-    is_entered_ = profile.lock.try_lock(forked_unnoticed);
-    if (!is_entered_ && forked_unnoticed()) {
-      is_inside = false;  // not this thread had the lock, but one of the parent
-      on_fork_child();
-      is_inside = true;
-      is_entered_ = profile.lock.try_lock(forked_unnoticed);
-    }
-  }
-  ~Scope() {
-    if (is_entered_) profile.lock.unlock();
-    is_inside = false;
-    errno = saved_errno_;
-  }
-  Scope(const Scope&) = delete;
-  Scope& operator=(const Scope&) = delete;
-  explicit operator bool() const { return is_entered_; }
-
- private:
-  int saved_errno_;
-  bool is_entered_ = false;
-};
 
 void drop() { profile.dropped.fetch_add(1, std::memory_order_relaxed); }
 
@@ -186,6 +112,12 @@ void subtract_live(const LiveSample& sample) {
   profile.live_bytes -= amounts.bytes;
 }
 
+// After `live` of a sample's site has changed for good.
+void lower_floor(const LiveSample& sample) {
+  Site& site = profile.sites[sample.site - 1];
+  site.floor = std::min(site.floor, site.live.bytes);
+}
+
 // A place for a sample; 0 when there is none.
 uint32_t take_place() {
   uint32_t place = profile.free_samples;
@@ -223,6 +155,7 @@ uint32_t link_out(uintptr_t address) {
 void remove(uint32_t place) {
   LiveSample& sample = profile.samples[place - 1];
   subtract_live(sample);
+  lower_floor(sample);
   --profile.live_samples;
   sample.site = 0;
   sample.next = profile.free_samples;
@@ -274,11 +207,6 @@ void on_fork_parent() {
   profile.lock.unlock();
 }
 
-SiteFigures figures_of(const Site& site) {
-  const Amounts& peak = site.peak_number == profile.peak_number ? site.peak : site.live;
-  return {site.stack, site.stack_size, site.live, peak, site.allocated, site.lifetime};
-}
-
 uint64_t real_time_of(uint64_t monotonic) {
   return monotonic + clock_nanoseconds(CLOCK_REALTIME) - clock_nanoseconds(CLOCK_MONOTONIC);
 }
@@ -292,7 +220,7 @@ void on_sample(const metrics::Sample& sample) {
   size_t size = capture_stack(stack, kMaxStack);
   uint64_t now = clock_nanoseconds(CLOCK_MONOTONIC);
   uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
-  Scope scope;
+  ProfileScope scope;
   if (!scope) return drop();
   uint32_t site = site_of(stack, size);
   if (site == 0) return drop();
@@ -306,7 +234,7 @@ void on_sample(const metrics::Sample& sample) {
 void on_sample_free(const void* address) {
   if (is_inside || !may_be_sample(address)) return;
   uint64_t now = clock_nanoseconds(CLOCK_MONOTONIC);
-  Scope scope;
+  ProfileScope scope;
   if (!scope) return drop();
   uint32_t place = link_out(reinterpret_cast<uintptr_t>(address));
   if (place == 0) return;
@@ -322,7 +250,7 @@ void on_sample_free(const void* address) {
 void on_sample_resize(const void* old_address, const void* address, size_t requested, size_t allocated) {
   if (is_inside || !may_be_sample(old_address)) return;
   uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
-  Scope scope;
+  ProfileScope scope;
   if (!scope) return drop();
   uint32_t place = link_out(reinterpret_cast<uintptr_t>(old_address));
   if (place == 0) return;
@@ -339,6 +267,7 @@ void on_sample_resize(const void* old_address, const void* address, size_t reque
   if (uint32_t stale = link_out(reinterpret_cast<uintptr_t>(address)); stale != 0) remove(stale);
   link_in(place, reinterpret_cast<uintptr_t>(address));
   add_live(sample);
+  lower_floor(sample);
 }
 
 void leave_profile_to_parent() {
@@ -353,23 +282,18 @@ void exclude_this_thread() { is_inside = true; }
 
 bool copy_profile(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
                   ProfileTotals* totals) {
-  bool was_inside = is_inside;
-  {
-    Scope scope;
-    if (!scope) return false;
-    uint64_t peak_time = profile.peak_time == 0 ? 0 : real_time_of(profile.peak_time);
-    *totals = {metrics::sample_interval_bytes.load(std::memory_order_relaxed), peak_time,
-               profile.dropped.load(std::memory_order_relaxed), profile.sites.size(), profile.live_samples};
-    if (profile.sites.size() <= site_capacity)
-      for (size_t i = 0; i < profile.sites.size(); ++i) sites[i] = figures_of(profile.sites[i]);
-    size_t count = 0;
-    for (size_t i = 0; samples != nullptr && profile.live_samples <= sample_capacity && i < profile.samples.size();
-         ++i) {
-      const LiveSample& sample = profile.samples[i];
-      if (sample.site != 0) samples[count++] = {sample.site - 1, sample.size_class, amounts_of(sample), sample.time};
-    }
+  ReadingScope scope;
+  if (!scope) return false;
+  uint64_t peak_time = profile.peak_time == 0 ? 0 : real_time_of(profile.peak_time);
+  *totals = {metrics::sample_interval_bytes.load(std::memory_order_relaxed), peak_time,
+             profile.dropped.load(std::memory_order_relaxed), profile.sites.size(), profile.live_samples};
+  if (profile.sites.size() <= site_capacity)
+    for (size_t i = 0; i < profile.sites.size(); ++i) sites[i] = figures_of(profile.sites[i]);
+  size_t count = 0;
+  for (size_t i = 0; samples != nullptr && profile.live_samples <= sample_capacity && i < profile.samples.size(); ++i) {
+    const LiveSample& sample = profile.samples[i];
+    if (sample.site != 0) samples[count++] = {sample.site - 1, sample.size_class, amounts_of(sample), sample.time};
   }
-  is_inside = was_inside;
   return true;
 }
 

@@ -9,7 +9,7 @@
 
 namespace hakmem::telemetry {
 
-inline constexpr uint32_t kModuleInterface = 3;
+inline constexpr uint32_t kModuleInterface = 4;
 
 // Handed to the module; lives as long as the process.
 struct ModuleHost {
@@ -25,6 +25,8 @@ struct ModuleHost {
   // The heap profile as of one moment: telemetry/heap_profile.h.
   bool (*copy_profile)(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
                        ProfileTotals* totals);
+  // Call sites that keep growing: telemetry/growth_watch.h.
+  size_t (*copy_suspects)(SiteFigures* sites, size_t capacity);
   // The module opened or closed a socket, which a forked child must close.
   void (*socket_opened)(int fd);
   void (*socket_closed)(int fd);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "allocator/metrics/sample_weight.h"
+#include "telemetry/growth.h"
 
 namespace hakmem::telemetry {
 
@@ -26,7 +27,11 @@ struct SiteFigures {
   Amounts peak;       // live when the whole heap was largest
   Amounts allocated;  // since the process started
   double lifetime;    // seconds, summed over the objects that were freed
+  Growth growth;      // of live bytes
 };
+
+// Call sites that keep growing are told of up to this many.
+inline constexpr size_t kMaxSuspects = 32;
 
 // One live sample.
 struct SampleFigures {

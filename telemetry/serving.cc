@@ -11,6 +11,7 @@
 
 #include "allocator/base/environment.h"
 #include "allocator/base/message.h"
+#include "telemetry/growth_watch.h"
 #include "telemetry/heap_profile.h"
 #include "telemetry/map_reader.h"
 #include "telemetry/module_interface.h"
@@ -118,6 +119,7 @@ bool is_alive() { return !serving.stopped.load(std::memory_order_relaxed) && !fo
 bool may_serve() {
   if (!is_alive()) return false;
   look_for_requests();
+  watch_growth(clock_nanoseconds(CLOCK_MONOTONIC));
   return !serving.unwanted.load(std::memory_order_relaxed);
 }
 
@@ -335,6 +337,7 @@ void start_serving() {
                   environment_text(Variable::kAuth),
                   refresh,
                   copy_profile,
+                  copy_suspects,
                   socket_opened,
                   socket_closed,
                   set_serving,

@@ -107,6 +107,7 @@ enum class LabelSet : uint8_t {
   CgroupFigure,
   Finding,
   Build,
+  Site,  // named as it comes
   PageProblem,
   MemoryError
 };
@@ -134,7 +135,8 @@ constexpr uint32_t cardinality(LabelSet labels) {
     case LabelSet::KernelState: return kCountOf<metrics::KernelState>;
     case LabelSet::CgroupFigure: return kCountOf<metrics::CgroupFigure>;
     case LabelSet::Finding: return kCountOf<metrics::Finding>;
-    case LabelSet::Build: return 1;
+    case LabelSet::Build:
+    case LabelSet::Site: return 1;
     case LabelSet::PageProblem: return kCountOf<metrics::PageProblem>;
     case LabelSet::MemoryError: return kCountOf<metrics::MemoryError>;
   }

@@ -192,6 +192,9 @@ int report(const Arguments& arguments) {
   print_peak_and_purging(snapshot);
   print_superslab_refill(snapshot);
   print_size_classes(snapshot);
+  if (snapshot.serving && !exporter::is_gone(snapshot.identity))
+    printf("\nWho holds it: `hakmem profile %u`; which call sites keep growing: /debug/leaks of its endpoint\n",
+           snapshot.identity.pid);
   double published = snapshot.gauge(Metric::kPublishTime, 0);
   if (published > 0 && published < 1e11) print_history(history, static_cast<uint64_t>(published * 1e9));
   return 0;

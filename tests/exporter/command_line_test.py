@@ -79,6 +79,7 @@ class CommandLine(unittest.TestCase):
                 self.assertIn(f"{total:.1f} MiB\n", output)
                 self.assertRegex(output, r"\n +1024 +19\.\d MiB +9\.8 MiB .* (49|50)\.\d %\n")
                 self.assertRegex(output, r"\n  carve +[0-9.]+ ms +[0-9.]+ %\n")
+                self.assertIn(f"\nWho holds it: `hakmem profile {program.pid}`; ", output)
             status, output, _ = hakmem("top", "--once")
             self.assertEqual(status, 0)
             self.assertRegex(output, rf"\n +{program.pid} exporter_worklo +[0-9.]+ MiB +[0-9.]+ MiB ")

@@ -1,7 +1,8 @@
 // Allocates from call sites whose figures are known, as the lines of its input say,
 // and answers each line when it is done:
 //
-//   keep SITE COUNT BYTES      SITE (one, two or three) allocates blocks that stay
+//   keep SITE COUNT BYTES      SITE (one, two, three or four) allocates blocks that stay
+//   replace SITE COUNT BYTES   frees the oldest so many of them and allocates as many
 //   churn SITE COUNT BYTES     allocates blocks and frees each at once
 //   drop SITE                  frees what SITE has kept
 //   grow SITE STEPS BYTES      SITE grows one block to so many bytes by realloc
@@ -36,6 +37,7 @@ using Blocks = std::vector<void*>;
 SITE(one)
 SITE(two)
 SITE(three)
+SITE(four)
 
 struct Site {
   void* (*allocate)(std::size_t);
@@ -44,8 +46,10 @@ struct Site {
 };
 
 std::map<std::string, Site>& all() {
-  static std::map<std::string, Site> sites{
-      {"one", {one, one_again, {}}}, {"two", {two, two_again, {}}}, {"three", {three, three_again, {}}}};
+  static std::map<std::string, Site> sites{{"one", {one, one_again, {}}},
+                                           {"two", {two, two_again, {}}},
+                                           {"three", {three, three_again, {}}},
+                                           {"four", {four, four_again, {}}}};
   return sites;
 }
 
@@ -55,6 +59,11 @@ void keep(Site& site, std::size_t count, std::size_t bytes, Blocks& blocks) {
 
 void run(const std::string& verb, Site& site, std::size_t count, std::size_t bytes) {
   if (verb == "keep") {
+    keep(site, count, bytes, site.kept);
+  } else if (verb == "replace") {
+    auto oldest = site.kept.begin();
+    for (auto block = oldest; block != oldest + static_cast<long>(count); ++block) std::free(*block);
+    site.kept.erase(oldest, oldest + static_cast<long>(count));
     keep(site, count, bytes, site.kept);
   } else if (verb == "churn") {
     for (std::size_t i = 0; i < count; ++i) std::free(site.allocate(bytes));

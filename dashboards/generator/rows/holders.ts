@@ -1,10 +1,50 @@
 // Who holds the memory, as far as the samples of a process with an endpoint tell.
-import { RowSpec, rate } from '../panels.js';
+import { RowSpec, rate, select } from '../panels.js';
 
 export const holders: RowSpec = {
   title: 'Who holds the memory',
   collapsed: true,
   panels: [
+    {
+      kind: 'stat',
+      title: 'Leak suspects',
+      about: 'Call sites that keep growing, in the worst of the selected processes. After a start, caches that fill are among them.',
+      unit: 'none',
+      warn: [1, 1000],
+      width: 4,
+      height: 10,
+      queries: [{ expr: `max(${select('hakmem_leak_suspects')})`, legend: 'suspects' }],
+    },
+    {
+      kind: 'series',
+      title: 'Leak suspects: live bytes',
+      about: 'A line that ends was a cache that filled up. Where the stack is: /debug/leaks of the process.',
+      unit: 'bytes',
+      width: 10,
+      height: 10,
+      queries: [
+        { expr: `sum by (site, instance) (${select('hakmem_leak_suspect_bytes')})`, legend: '{{site}} {{instance}}' },
+      ],
+    },
+    {
+      kind: 'table',
+      title: 'Leak suspects now',
+      about: 'What each call site holds, and for how long that has been growing.',
+      unit: 'none',
+      width: 10,
+      height: 10,
+      key: 'site',
+      keyTitle: 'Call site',
+      columns: [
+        { title: 'Holds', unit: 'bytes' },
+        { title: 'Growing for', unit: 's' },
+      ],
+      sortBy: 'Holds',
+      queries: [
+        { expr: `sum by (site) (${select('hakmem_leak_suspect_bytes')})` },
+        { expr: `max by (site) (${select('hakmem_leak_suspect_age_seconds')})` },
+      ],
+    },
     {
       kind: 'heatmap',
       title: 'Lifetimes',
