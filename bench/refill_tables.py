@@ -9,20 +9,19 @@ import argparse
 import json
 import math
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
 import profilers
 from allocators import Allocator, preloaded
-from document import DEFAULT_BUILD_DIR, ROOT, check_writable, measure_document
+from document import DEFAULT_BUILD_DIR, check_writable, measure_document
 from errors import BenchError
 from profilers import L1D, SAMPLES_PER_SECOND, STEPS
 from report import TIME, noise_in, table, values_of
 from runner import Job, Progress, macro_outcome
 from significance import geometric_mean, judge, median
+from variants import build_variant
 from workloads import Workload, selected_workloads
 
 BATCHES = (16, 32, 64, 128)
@@ -41,17 +40,9 @@ def job_of(build_dir: Path, workload: Workload, divisor: int) -> Job:
 
 
 def build_batch(objects: int) -> Allocator:
-    """The release library with a fixed refill batch, built beside the presets."""
-    folder = ROOT / "build" / f"refill-{objects}"
-    print(f"bench: building with a refill batch of {objects}", file=sys.stderr, flush=True)
+    """The release library with a fixed refill batch."""
     bounds = f"-DHAKMEM_REFILL_OBJECTS={objects} -DHAKMEM_REFILL_BYTES={NO_BOUND_IN_BYTES} -DHAKMEM_REFILL_DOUBLINGS=0"
-    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
-    configure += ["-DHAKMEM_BUILD=release", "-DHAKMEM_TESTS=OFF", f"-DCMAKE_CXX_FLAGS={bounds}"]
-    for command in (configure, ["cmake", "--build", str(folder), "--target", "hakmem"]):
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise BenchError(f"refill batch {objects} does not build:\n{(result.stdout + result.stderr)[-2000:]}")
-    return preloaded(str(objects), folder / "libhakmem.so", f"{objects} objects a refill, any bytes", peer=False)
+    return build_variant(f"refill-{objects}", str(objects), bounds, f"{objects} objects a refill, any bytes")
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
