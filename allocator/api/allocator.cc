@@ -105,10 +105,7 @@ void* reallocate_guarded(void* address, size_t bytes) {
 bool resize_large_in_place(Slab* slab, size_t bytes) {
   if (bytes > kMaxLargeBytes || bytes <= kMaxClassBytes) return false;
   if (bytes < slab->units * kUnitBytes / 2) return false;
-  if (bytes > slab->units * kUnitBytes) {
-    auto units = static_cast<uint32_t>((bytes + kUnitBytes - 1) / kUnitBytes);
-    if (!heap.superslabs.extend_span(slab, units)) return false;
-  }
+  if (bytes > span_bytes(slab->units) && !heap.superslabs.extend_span(slab, span_units(bytes))) return false;
   size_t old_bytes = std::exchange(slab->requested_bytes, bytes);
   if constexpr (kBuild.stats) {
     const auto* address = reinterpret_cast<const void*>(slab->start);
@@ -133,6 +130,7 @@ Message misuse_in(Slab* slab, uintptr_t owner_word, const void* address) {
   auto start = reinterpret_cast<uintptr_t>(address);
   if (owner_word == owner::kLarge) return start == slab->start ? Message::kCount : Message::kInvalidPointer;
   if (!slab->is_block_start(start)) return Message::kInvalidPointer;
+  if constexpr (has(Mitigation::kBlockStates)) return slab->is_live(start) ? Message::kCount : Message::kDoubleFree;
   auto* block = static_cast<const Block*>(address);
   return block->looks_free() && is_free(slab, block) ? Message::kDoubleFree : Message::kCount;
 }
@@ -160,7 +158,8 @@ void* allocate_zeroed_slow(size_t bytes) {
     return address == nullptr || zeroed ? address : memset(address, 0, bytes);
   }
   void* address = allocate(bytes);
-  return address == nullptr ? nullptr : memset(address, 0, bytes);
+  if (has(Mitigation::kZeroOnFree) || address == nullptr) return address;
+  return memset(address, 0, bytes);
 }
 
 void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
@@ -171,7 +170,7 @@ void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
     ThreadCache* cache = thread_state.cache;
     Block* moved = take_from(cache, cache->bin_table[(bytes + 15) / 16]);
     if (moved != nullptr) [[likely]] {
-      if (!moved->take_key()) [[unlikely]]
+      if (!take_mark(moved)) [[unlikely]]
         return move_after(moved, address, bytes, old_bytes);
       copy_small(moved, address, old_bytes);
       if (slab->owner.load(std::memory_order_relaxed) == cache->tag()) [[likely]]

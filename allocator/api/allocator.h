@@ -58,8 +58,9 @@ HAKMEM_INLINE void* allocate_zeroed(size_t count, size_t bytes) {
   Block* block = take_from(cache, bin);
   if (block == nullptr) [[unlikely]]
     return allocate_zeroed_slow(total);
-  if (!block->take_key()) [[unlikely]]
+  if (!take_mark(block)) [[unlikely]]
     return allocate_after<allocate_zeroed_slow>(block, total);
+  if constexpr (has(Mitigation::kZeroOnFree)) return block;  // it was found to be clear
   // The whole block: its size follows from the bin, also that of 0 bytes.
   static_assert(kBlockAlignment % kBinWords == 0);
   clear_small(block, kBlockAlignment + bin * (kBlockAlignment / kBinWords));
@@ -74,6 +75,7 @@ constexpr bool is_kept(size_t usable, size_t bytes) { return usable - bytes < us
 
 // realloc(3), as glibc has it: of null it allocates, to 0 it frees and returns null.
 HAKMEM_INLINE void* reallocate(void* address, size_t bytes) {
+  if constexpr (has(Mitigation::kBlockStates)) return reallocate_slow(address, bytes);
   size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
   if (unit >= slab_map_units) [[unlikely]]
     return reallocate_slow(address, bytes);
@@ -103,7 +105,7 @@ HAKMEM_INLINE void* allocate_aligned(size_t alignment, size_t bytes) {
   Block* block = take_aligned(alignment, bytes);
   if (block == nullptr) [[unlikely]]
     return allocate_aligned_slow(alignment, bytes);
-  if (!block->take_key()) [[unlikely]]
+  if (!take_mark(block)) [[unlikely]]
     return allocate_aligned_after(block, alignment, bytes);
   return block;
 }

@@ -94,7 +94,7 @@ HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::Threa
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
       auto blocks = static_cast<uint32_t>(cache->slots + kBinShapes[size_class].bottom - cache->bins[size_class].top);
       uint32_t samples = cache->classes[size_class].countdown.samples;
-      view.listed[size_class] = blocks > samples ? blocks - samples : 0;
+      view.listed[size_class] = (blocks > samples ? blocks - samples : 0) + cache->quarantine.count(size_class);
     }
     visit(argument, view);
   }

@@ -46,7 +46,7 @@ HAKMEM_EXPORT int posix_memalign(void** result, size_t alignment, size_t bytes) 
   hakmem::Block* block = hakmem::take_aligned(alignment, bytes);
   if (block == nullptr) [[unlikely]]
     return posix_memalign_slow(result, alignment, bytes);
-  if (!block->take_key()) [[unlikely]]
+  if (!hakmem::take_mark(block)) [[unlikely]]
     return posix_memalign_after(block, result, alignment, bytes);
   *result = block;
   return 0;

@@ -30,6 +30,14 @@ struct CountedMemory {
     metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
     Memory::allow_huge_pages(address, bytes, allowed);
   }
+  static bool guard(void* address, size_t bytes) {
+    metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
+    return Memory::guard(address, bytes);
+  }
+  static void unguard(void* address, size_t bytes) {
+    metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
+    Memory::unguard(address, bytes);
+  }
   static void release(void* address, size_t bytes) {
     metrics::KernelCallTimer timer(metrics::KernelCall::Munmap);
     Memory::release(address, bytes);

@@ -83,6 +83,7 @@ class HugeHeap {
       Entry* entry = find(reinterpret_cast<uintptr_t>(address));
       if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return false;
       size_t bytes = entry->bytes.load(std::memory_order_relaxed);
+      if constexpr (has(Mitigation::kZeroOnFree)) clear_pages<Memory>(address, bytes);
       entry->requested.store(0, std::memory_order_relaxed);
       used_bytes_ -= bytes;
       Mapping mapping = merge_neighbours({reinterpret_cast<uintptr_t>(address), bytes});

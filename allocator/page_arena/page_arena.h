@@ -18,6 +18,7 @@
 #include "allocator/base/assert.h"
 #include "allocator/base/bits.h"
 #include "allocator/base/lock.h"
+#include "allocator/base/mitigations.h"
 #include "allocator/platform/random.h"
 #include "allocator/platform/virtual_memory.h"
 
@@ -101,11 +102,11 @@ class PageArena {
     if (bytes > metadata_end_ - metadata_next_) {
       size_t chunk = align_up(bytes, kMetadataChunkBytes);
       // One page more at either end stays without access.
-      void* reserved = Memory::reserve(chunk + 2 * kPageBytes, kPageBytes, 0);
+      void* reserved = Memory::reserve(chunk + 2 * kMetadataGuardBytes, kPageBytes, 0);
       if (reserved == nullptr) return nullptr;
-      uintptr_t start = reinterpret_cast<uintptr_t>(reserved) + kPageBytes;
+      uintptr_t start = reinterpret_cast<uintptr_t>(reserved) + kMetadataGuardBytes;
       if (!Memory::commit(reinterpret_cast<void*>(start), chunk)) {
-        Memory::release(reserved, chunk + 2 * kPageBytes);
+        Memory::release(reserved, chunk + 2 * kMetadataGuardBytes);
         return nullptr;
       }
       metadata_next_ = start;
@@ -167,7 +168,9 @@ class PageArena {
  private:
   // Slab records are committed for so many superslabs at once: fewer system calls.
   static constexpr uint32_t kMetadataBatch = 16;
-  static constexpr size_t kMetadataChunkBytes = 256 * kKiB;
+  static constexpr size_t kMetadataGuardBytes = has(Mitigation::kMetadataGuards) ? kPageBytes : 0;
+  // With a byte for each block the record of a superslab has some 150 KiB of addresses.
+  static constexpr size_t kMetadataChunkBytes = has(Mitigation::kBlockStates) ? 2 * kMiB : 256 * kKiB;
   static constexpr uint32_t kMaxChunks = 4096;
 
   struct Chunk {
@@ -206,7 +209,9 @@ class PageArena {
 
   bool try_reservation(Reservation& reservation, size_t bytes) {
     // Two to 34 TiB: clear of the program and of the kernel's own top-down mappings.
-    uintptr_t hint = align_up((random_secret() % (size_t{1} << 45)) + (size_t{1} << 41), kSuperslabBytes);
+    uintptr_t hint = 0;
+    if constexpr (has(Mitigation::kRandomAddresses))
+      hint = align_up((random_secret() % (size_t{1} << 45)) + (size_t{1} << 41), kSuperslabBytes);
     // The page at the end is never committed, so that no mapping of the host merges with ours.
     size_t reserved_bytes = bytes + kPageBytes;
     void* base = Memory::reserve(reserved_bytes, kSuperslabBytes, hint);

@@ -19,6 +19,8 @@ class RandomGenerator {
     state_ ^= state_ >> 27;
     return state_ * 0x2545F4914F6CDD1Du;
   }
+  // Below `bound`, which is not 0.
+  uint32_t below(uint32_t bound) { return static_cast<uint32_t>((next() >> 32) * bound >> 32); }
 
  private:
   uint64_t state_;

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <atomic>
+
 #include "allocator/base/bits.h"
 #include "allocator/base/probe.h"
 
@@ -20,6 +22,15 @@ class KeepErrno {
  private:
   int saved_;
 };
+
+// Of Linux 6.13, which libc's headers need not know: guards without a mapping of their own.
+constexpr int kGuardInstall = 102;
+constexpr int kGuardRemove = 103;
+// Elsewhere each guard makes two mappings more, and a process may have 65,530: so many guards at most.
+constexpr uint32_t kMostProtectedGuards = 8192;
+enum class GuardKind : uint8_t { kUnknown, kInstalled, kProtected };
+constinit std::atomic<GuardKind> guard_kind{GuardKind::kUnknown};  // written with the first guard, under a lock above
+constinit std::atomic<uint32_t> protected_guards{0};
 
 // Maps with slack and trims it, so that the result is aligned.
 void* map_aligned(size_t bytes, size_t alignment, uintptr_t hint, int protection, int flags) {
@@ -104,6 +115,31 @@ bool LinuxMemory::purge(void* address, size_t bytes) {
 void LinuxMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
   KeepErrno keep;
   ::madvise(address, bytes, allowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+bool LinuxMemory::guard(void* address, size_t bytes) {
+  KeepErrno keep;
+  if (guard_kind.load(std::memory_order_relaxed) != GuardKind::kProtected) {
+    bool is_installed = ::madvise(address, bytes, kGuardInstall) == 0;
+    if (guard_kind.load(std::memory_order_relaxed) == GuardKind::kInstalled) return is_installed;
+    guard_kind.store(is_installed ? GuardKind::kInstalled : GuardKind::kProtected, std::memory_order_relaxed);
+    if (is_installed) return true;
+  }
+  if (protected_guards.load(std::memory_order_relaxed) == kMostProtectedGuards) return false;
+  if (::mprotect(address, bytes, PROT_NONE) != 0) return false;
+  protected_guards.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void LinuxMemory::unguard(void* address, size_t bytes) {
+  KeepErrno keep;
+  if (guard_kind.load(std::memory_order_relaxed) == GuardKind::kInstalled) {
+    ::madvise(address, bytes, kGuardRemove);
+    return;
+  }
+  ::madvise(address, bytes, MADV_DONTNEED);
+  ::mprotect(address, bytes, PROT_READ | PROT_WRITE);
+  protected_guards.fetch_sub(1, std::memory_order_relaxed);
 }
 
 void LinuxMemory::release(void* address, size_t bytes) {

@@ -2,6 +2,8 @@
 // test can put a kernel that fails under them.
 #pragma once
 
+#include <string.h>
+
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -24,6 +26,10 @@ concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
   { T::purge(address, bytes) } -> std::same_as<bool>;
   // Whether the kernel may put huge pages there. It need not follow.
   { T::allow_huge_pages(address, bytes, true) } -> std::same_as<void>;
+  // Takes access to committed pages away, whose content is lost. False when the kernel refuses.
+  { T::guard(address, bytes) } -> std::same_as<bool>;
+  // Undoes it: they read as zeroes.
+  { T::unguard(address, bytes) } -> std::same_as<void>;
   // Gives the addresses back.
   { T::release(address, bytes) } -> std::same_as<void>;
   // A committed mapping of its own; null when the kernel refuses.
@@ -42,6 +48,8 @@ struct LinuxMemory {
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
+  static bool guard(void* address, size_t bytes);
+  static void unguard(void* address, size_t bytes);
   static void release(void* address, size_t bytes);
   static void* map(size_t bytes, size_t alignment);
   static bool map_at(void* address, size_t bytes);
@@ -50,5 +58,11 @@ struct LinuxMemory {
 };
 
 static_assert(VirtualMemory<LinuxMemory>);
+
+// Clears whole pages: by giving them back, or where that is refused, as for locked ones, one by one.
+template <VirtualMemory Memory>
+void clear_pages(void* address, size_t bytes) {
+  if (!Memory::purge(address, bytes)) memset(address, 0, bytes);
+}
 
 }  // namespace hakmem

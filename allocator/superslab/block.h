@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "allocator/base/assert.h"
+#include "allocator/base/mitigations.h"
 #include "allocator/page_arena/page_arena.h"
 
 namespace hakmem {
@@ -23,26 +24,22 @@ namespace hakmem {
 HAKMEM_HIDDEN extern uint64_t link_secret;
 HAKMEM_HIDDEN extern uint64_t free_key;
 
-// Whether freed blocks carry the key: a double free and a write into a freed
-// block are seen then, for 7 of the 38 instructions of a pair.
-#ifndef HAKMEM_FREE_KEY
-#define HAKMEM_FREE_KEY 1
-#endif
-inline constexpr bool kHasFreeKey = HAKMEM_FREE_KEY != 0;
+inline constexpr bool kHasFreeKey = has(Mitigation::kFreeKeys);
 
 struct Block {
   uint64_t key;
   uint64_t link;
 
   // The distance that the link encodes; a valid one is below kSuperslabBytes.
-  uint64_t distance() const { return link ^ link_secret; }
+  uint64_t distance() const { return link ^ secret(); }
   static bool is_valid(uint64_t distance) { return distance < kSuperslabBytes; }
   bool is_last() const { return distance() == reinterpret_cast<uintptr_t>(this); }
   Block* at(uint64_t distance) { return reinterpret_cast<Block*>(reinterpret_cast<uintptr_t>(this) ^ distance); }
 
   void set_next(const Block* next) {
-    link = (reinterpret_cast<uintptr_t>(next) ^ reinterpret_cast<uintptr_t>(this)) ^ link_secret;
+    link = (reinterpret_cast<uintptr_t>(next) ^ reinterpret_cast<uintptr_t>(this)) ^ secret();
   }
+  static uint64_t secret() { return has(Mitigation::kEncodedLinks) ? link_secret : 0; }
   void mark_free() {
     if constexpr (kHasFreeKey) key = free_key;
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "allocator/base/bits.h"
+#include "allocator/base/mitigations.h"
 #include "allocator/metrics/catalogue.h"
 
 namespace hakmem {
@@ -21,6 +22,14 @@ inline constexpr uint32_t kLinearClasses = 16;        // 16, 32, ..., 256
 inline constexpr size_t kMaxClassBytes = 256 * kKiB;  // the largest object of a slab
 inline constexpr size_t kMaxTableBytes = 1024;        // sizes whose class the thread cache has in a table
 inline constexpr size_t kMaxLargeBytes = 1 * kMiB;    // a run of units of its own; above it: huge
+
+// At the end of each slab and large allocation.
+inline constexpr size_t kGuardBytes = has(Mitigation::kGuardPages) ? kPageBytes : 0;
+// What a span has for blocks or for a large allocation, and the units that `bytes` need.
+constexpr size_t span_bytes(uint32_t units) { return units * kUnitBytes - kGuardBytes; }
+constexpr uint32_t span_units(size_t bytes) {
+  return static_cast<uint32_t>((bytes + kGuardBytes + kUnitBytes - 1) / kUnitBytes);
+}
 
 constexpr uint32_t size_class_of(size_t bytes) {
   if (bytes <= 256) return bytes == 0 ? 0 : static_cast<uint32_t>((bytes - 1) >> 4);
@@ -73,8 +82,9 @@ constexpr ClassShape make_shape(uint32_t size_class) {
   // classes it is a slab of one to six blocks.
   size_t fewest = bytes <= kUnitBytes / 2 ? 4 : 1;
   uint32_t units = 1;
-  while (units * kUnitBytes / bytes < fewest || units * kUnitBytes % bytes * 8 > units * kUnitBytes) ++units;
-  size_t span = units * kUnitBytes;
+  auto rest_of = [bytes](uint32_t n) { return kGuardBytes + span_bytes(n) % bytes; };
+  while (span_bytes(units) / bytes < fewest || rest_of(units) * 8 > units * kUnitBytes) ++units;
+  size_t span = span_bytes(units);
   uint32_t capacity = static_cast<uint32_t>(span / bytes);
   size_t objects = kRefillBytes / bytes;
   if (objects > kRefillObjects) objects = kRefillObjects;

@@ -37,11 +37,14 @@ struct Bin;  // thread_cache/bin.h
 
 // One bit for each block of a unit of the smallest class.
 inline constexpr uint32_t kFreeMapWords = kUnitBytes / kBlockAlignment / 64;
+// With kBlockStates a byte for each follows.
+inline constexpr uint32_t kBlockStateBytes = has(Mitigation::kBlockStates) ? kUnitBytes / kBlockAlignment : 0;
+inline constexpr uint32_t kUnitMapWords = kFreeMapWords + kBlockStateBytes / sizeof(uint64_t);
 
 struct alignas(64) Slab {
   // -- the line that free touches; written by the owner -------------------------------------------
   std::atomic<uintptr_t> owner;  // claimed by compare-and-swap from kUnowned; else written by the owner or under a lock
-  uint64_t* free_map;            // blocks that came back from bins: kFreeMapWords, set once, as is `superslab`
+  uint64_t* free_map;            // blocks that came back from bins: kUnitMapWords, set once, as is `superslab`
   uint32_t countdown;            // blocks that may come back until settle() is due
   uint32_t countdown_start;
   uint32_t used;  // as of the last settle()
@@ -102,6 +105,10 @@ struct alignas(64) Slab {
   // block twice. Nothing changes when it did: whether `block` is one that may come
   // back. `shape` is that of the slab.
   HAKMEM_INLINE bool try_put_free(Block* block, const ClassShape& shape) {
+    if constexpr (!has(Mitigation::kCheckedLists)) {
+      put_free(block);
+      return true;
+    }
     uintptr_t offset = reinterpret_cast<uintptr_t>(block) - start;
     uint64_t index = offset * shape.reciprocal >> kReciprocalShift;
     if (index * shape.block_bytes != offset || index >= carved) [[unlikely]]
@@ -126,6 +133,15 @@ struct alignas(64) Slab {
     }
     free_word = 0;
   }
+
+  // With kBlockStates: whether the program has the block. A byte each, so that threads
+  // that have different blocks write without a lock. `address` is a block's start.
+  bool is_live(uintptr_t address) const { return block_state(address).load(std::memory_order_relaxed) != 0; }
+  void set_live(uintptr_t address, bool live) { block_state(address).store(live ? 1 : 0, std::memory_order_relaxed); }
+  std::atomic_ref<uint8_t> block_state(uintptr_t address) const {
+    return std::atomic_ref(reinterpret_cast<uint8_t*>(free_map + kFreeMapWords)[index_of(address)]);
+  }
+
   // Any thread, as of some moment.
   bool has_free(const Block* block) const;
   uint32_t count_free() const;

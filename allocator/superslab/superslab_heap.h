@@ -58,6 +58,7 @@ class SuperslabHeap {
     uint32_t run = bit_run(end, more);
     if ((superslab->free & run) != run) return false;
     take_units(superslab, run);
+    set_guard(superslab, bit_run(end - slab->units, units));
     mark_interior(slab, slab->units, units);
     slab->units = static_cast<uint16_t>(units);
     return true;
@@ -137,6 +138,7 @@ class SuperslabHeap {
         superslab->dirty = superslab->purged = 0;
         superslab->is_released = true;
         superslab->is_huge = false;
+        remove_guards(superslab, superslab->guarded);
         Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
         superslab->next = released_;
         released_ = superslab;
@@ -212,7 +214,7 @@ class SuperslabHeap {
 
  private:
   // Of a superslab, behind its record; pages of it are used as its slabs take blocks back.
-  static constexpr size_t kFreeMapBytes = kUnitsPerSuperslab * kFreeMapWords * sizeof(uint64_t);
+  static constexpr size_t kMapBytes = kUnitsPerSuperslab * kUnitMapWords * sizeof(uint64_t);
   static constexpr uint32_t kMaxRemaps = 4;
   // A process whose slabs use less, or less a thread, is not made larger by pages that
   // it touches in part: each thread has a slab of every class that it has just begun.
@@ -260,7 +262,7 @@ class SuperslabHeap {
     }
     // The record first, and kept where the superslab itself cannot be had.
     if (spare_record_ == nullptr)
-      spare_record_ = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab) + kFreeMapBytes));
+      spare_record_ = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab) + kMapBytes));
     if (spare_record_ == nullptr) return nullptr;
     auto created = arena_.take_superslab();
     if (created.address == 0) return nullptr;
@@ -273,7 +275,7 @@ class SuperslabHeap {
     for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
       superslab->slabs[i].start = created.address + i * kUnitBytes;
       superslab->slabs[i].superslab = superslab;
-      superslab->slabs[i].free_map = free_maps + i * kFreeMapWords;
+      superslab->slabs[i].free_map = free_maps + i * kUnitMapWords;
     }
     link(superslab);
     if (created.reservation == 0 && created.index == 0) {
@@ -313,6 +315,7 @@ class SuperslabHeap {
     uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
     if (superslab->state() == SuperslabState::Purged) allow_huge_page(superslab, is_dense());
     uint32_t dirty_units = take_units(superslab, bit_run(first, units));
+    set_guard(superslab, bit_run(first, units));
 
     Slab* slab = superslab->slabs + first;
     mark_interior(slab, 1, units);
@@ -328,7 +331,28 @@ class SuperslabHeap {
     return slab;
   }
 
+  // The last page of the span `run` is without access, and no other of its pages. What
+  // remains from an earlier span is kept where it fits: most spans are cut again as they were.
+  // Best effort: the kernel may refuse.
+  static void set_guard(Superslab* superslab, uint32_t run) {
+    if constexpr (!has(Mitigation::kGuardPages)) return;
+    uint32_t last = log2_floor(run);
+    remove_guards(superslab, superslab->guarded & run & ~(1u << last));
+    if ((superslab->guarded >> last & 1) == 0 && Memory::guard(guard_of(superslab, last), kGuardBytes))
+      superslab->guarded |= 1u << last;
+  }
+  static void remove_guards(Superslab* superslab, uint32_t units) {
+    if constexpr (!has(Mitigation::kGuardPages)) return;
+    for (uint32_t rest = units; rest != 0; rest &= rest - 1)
+      Memory::unguard(guard_of(superslab, static_cast<uint32_t>(__builtin_ctz(rest))), kGuardBytes);
+    superslab->guarded &= ~units;
+  }
+  static void* guard_of(const Superslab* superslab, uint32_t unit) {
+    return reinterpret_cast<void*>(superslab->address + (unit + 1) * kUnitBytes - kGuardBytes);
+  }
+
   bool is_dense() const HAKMEM_REQUIRES(lock_) {
+    if constexpr (has(Mitigation::kGuardPages)) return false;  // a huge page has no page of its own to guard
     return used_bytes_ >= thread_count_.load(std::memory_order_relaxed) * kHugePagesFromPerThread;
   }
 

@@ -9,16 +9,7 @@
 namespace hakmem {
 namespace {
 
-size_t unit_of(const Block* block) { return (reinterpret_cast<uintptr_t>(block) - slab_map_base) >> kUnitShift; }
-
 constexpr size_t kNoUnit = SIZE_MAX;
-
-HAKMEM_INLINE Slab* slab_of(Block* block) {
-  size_t unit = unit_of(block);
-  if (unit >= slab_map_units) [[unlikely]]
-    return heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
-  return slab_map_records[unit].head();
-}
 
 // The slab of the block, if it is of the class and of this thread's; else null.
 HAKMEM_INLINE Slab* own_slab_of(const ThreadCache* cache, uint32_t size_class, Block* block) {

@@ -76,7 +76,7 @@ void tidy_class(ThreadCache* cache, uint32_t size_class) {
 __attribute__((no_sanitize("thread"))) bool is_on_list(const Block* block, Block* list, uint32_t bound) {
   for (uint32_t i = 0; list != nullptr && i < bound; ++i) {
     if (list == block) return true;
-    uint64_t distance = list->link ^ link_secret;
+    uint64_t distance = list->distance();
     if (!Block::is_valid(distance)) return false;
     list = list->at(distance);
   }

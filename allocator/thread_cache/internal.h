@@ -29,6 +29,17 @@ class LateCacheScope {
   LateCacheScope& operator=(const LateCacheScope&) = delete;
 };
 
+// Where it stands: an index into slab_map_records, if it is below slab_map_units.
+inline size_t unit_of(const Block* block) { return (reinterpret_cast<uintptr_t>(block) - slab_map_base) >> kUnitShift; }
+
+// The slab of a block, live or free.
+HAKMEM_INLINE Slab* slab_of(const Block* block) {
+  size_t unit = unit_of(block);
+  if (unit >= slab_map_units) [[unlikely]]
+    return heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
+  return slab_map_records[unit].head();
+}
+
 // The thread has become the owner of the slab.
 inline void set_bin(ThreadCache* cache, Slab* slab) { slab->bin = &cache->bins[slab->size_class]; }
 
@@ -120,5 +131,16 @@ bool is_late(const ThreadCache* cache);
 bool has_other_threads();
 
 void call_transition_hook();
+
+// -- hardened builds ------------------------------------------------------------------------------
+
+// Gives all blocks of the quarantine back to their slabs.
+HAKMEM_COLD void flush_quarantine(ThreadCache* cache);
+
+// Says what was written to there.
+HAKMEM_COLD void check_quarantine(const ThreadCache* cache);
+
+// Puts the blocks of a bin, which a refill brought, into an order that nobody can tell.
+void shuffle_bin(ThreadCache* cache, uint32_t size_class);
 
 }  // namespace hakmem

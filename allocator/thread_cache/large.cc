@@ -23,8 +23,7 @@ constexpr auto kCoarseTable = [] {
 constexpr size_t kMaxAddressBytes = size_t{1} << 47;
 
 LargeAllocation allocate_units(size_t bytes, uint32_t shard) {
-  uint32_t units = static_cast<uint32_t>((bytes + kUnitBytes - 1) / kUnitBytes);
-  Slab* slab = heap.take_span(units, SlabState::Large, metrics::kLargeClass, shard);
+  Slab* slab = heap.take_span(span_units(bytes), SlabState::Large, metrics::kLargeClass, shard);
   if (slab == nullptr) return {nullptr, false};
   slab->requested_bytes = bytes;
   slab->owner.store(owner::kLarge, std::memory_order_release);
@@ -80,6 +79,7 @@ void free_large(Slab* slab, void* address, uint32_t shard) {
   if (reinterpret_cast<uintptr_t>(address) != slab->start) return report_misuse(Message::kInvalidPointer, address);
   thread_state.cache->exact.count_free(metrics::kLargeClass);
   report_sample_free(address);
+  if constexpr (has(Mitigation::kZeroOnFree)) clear_pages<SystemMemory>(address, span_bytes(slab->units));
   heap.superslabs.give_span(slab, shard);
   heap.decay(shard);
 }

@@ -121,6 +121,7 @@ void let_go_of_all(ThreadCache* cache, SlabList& slabs) {
 }
 
 void flush(ThreadCache* cache) {
+  if constexpr (has(Mitigation::kDelayedReuse)) flush_quarantine(cache);
   flush_bins(cache);
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     ClassState& state = cache->classes[size_class];
@@ -156,21 +157,21 @@ bool is_orphan(uintptr_t owner_word) {
          reinterpret_cast<ThreadCache*>(owner_word)->use.load(std::memory_order_relaxed) == ThreadCache::Use::kOrphan;
 }
 
-// Gives the blocks in the bins of an orphan back to their slabs. Those that an
+// Gives the blocks in the bins and the quarantine of an orphan back to their slabs. Those that an
 // orphan owns, itself or another, are put in order later.
 void adopt_bins(ThreadCache* cache, ThreadCache* orphan) {
-  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-    for (Block** slot = orphan->bins[size_class].top; slot < orphan->bottom(size_class); ++slot) {
-      Block* block = *slot;
-      if (block == nullptr) continue;  // a sample
-      Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
-      block->mark_free();
-      if (!is_orphan(slab->owner.load(std::memory_order_relaxed)))
-        return_to_slabs(cache, size_class, &block, 1);
-      else if (slab->size_class == size_class)
-        slab->try_put_free(block, slab->shape());
-    }
-  }
+  auto adopt = [cache](uint32_t size_class, Block* block) {
+    Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
+    block->mark_free();
+    if (!is_orphan(slab->owner.load(std::memory_order_relaxed)))
+      return_to_slabs(cache, size_class, &block, 1);
+    else if (slab->size_class == size_class)
+      slab->try_put_free(block, slab->shape());
+  };
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class)
+    for (Block** slot = orphan->bins[size_class].top; slot < orphan->bottom(size_class); ++slot)
+      if (*slot != nullptr) adopt(size_class, *slot);  // null: a sample
+  orphan->quarantine.take_all(adopt);
 }
 
 void adopt_orphan(ThreadCache* cache, Slab* slab) {
@@ -186,7 +187,9 @@ void adopt_orphan(ThreadCache* cache, Slab* slab) {
 
 // What is wrong and was not looked at in time: see return_to_slabs().
 [[gnu::destructor]] void check_at_exit() {
-  if (thread_state.phase == ThreadPhase::kRunning) check_bins(thread_state.cache);
+  if (thread_state.phase != ThreadPhase::kRunning) return;
+  check_bins(thread_state.cache);
+  if constexpr (has(Mitigation::kDelayedReuse)) check_quarantine(thread_state.cache);
 }
 
 }  // namespace

@@ -54,6 +54,9 @@ uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit) {
   if (count > limit) count = limit;
   uintptr_t address = slab->start + size_t{slab->carved} * shape.block_bytes;
   if constexpr (kBuild.stats) count_first_touch(cache, slab, size_t{count} * shape.block_bytes);
+  // What stands there was cleared as other blocks, whose keys are left.
+  if (has(Mitigation::kZeroOnFree) && !slab->zeroed)
+    memset(reinterpret_cast<void*>(address), 0, size_t{count} * shape.block_bytes);
   Block** top = bin.top - count;
   for (uint32_t i = 0; i < count; ++i, address += shape.block_bytes) {
     top[i] = reinterpret_cast<Block*>(address);
@@ -195,6 +198,7 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
     }
     if constexpr (kBuild.stats) count_refill(cache, size_class, batch, bytes);
   }
+  if constexpr (has(Mitigation::kRandomReuse)) shuffle_bin(cache, size_class);
   if (kBuild.stats && cache->classes[size_class].countdown.until_sample < cache->blocks_in_bin(size_class)) [[unlikely]]
     put_samples(cache, size_class);
   offer_bin(cache, size_class);
@@ -212,6 +216,8 @@ uint32_t take_apart(Slab* slab, Block* block, uint32_t count) {
     Block* next = block->next();
     bool is_sound =
         i == count ? block->is_last() : next != nullptr && slab->is_block_start(reinterpret_cast<uintptr_t>(next));
+    if constexpr (!has(Mitigation::kCheckedLists)) is_sound = true;
+    if constexpr (has(Mitigation::kZeroOnFree)) block->link = 0;
     if (!is_sound || block->has_lost_key()) [[unlikely]]
       report_misuse(Message::kCorruptedFreeList, block);
     else if (!slab->try_put_free(block, slab->shape())) [[unlikely]]

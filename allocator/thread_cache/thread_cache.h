@@ -5,7 +5,8 @@
 // free it, the record of its slab. A refill fills an empty bin from the shared
 // pool or the class's current slab; a full bin gives its oldest blocks to the
 // pool or back to their slabs. Everything but the hot path is in the other files
-// of this folder: bin.cc, refill.cc, free.cc, sampling.cc, large.cc, lifetime.cc.
+// of this folder: bin.cc, refill.cc, free.cc, sampling.cc, large.cc, lifetime.cc;
+// and what a hardened build does besides, in hardened.cc.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 #include "allocator/platform/random.h"
 #include "allocator/superslab/slab.h"
 #include "allocator/thread_cache/bin.h"
+#include "allocator/thread_cache/quarantine.h"
 
 namespace hakmem {
 
@@ -97,6 +99,7 @@ struct alignas(64) ThreadCache {
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
 
   ThreadCache* next_registered = nullptr;  // in the registry of all caches; written under its lock
+  [[no_unique_address]] Quarantine<has(Mitigation::kDelayedReuse)> quarantine{};  // of what it freed lately
 
   uintptr_t tag() const { return reinterpret_cast<uintptr_t>(this); }
 
@@ -139,6 +142,9 @@ extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial
 HAKMEM_COLD void free_suspect(Block* block, Slab* slab);
 HAKMEM_COLD void free_inside(Block* block);  // which is no block
 HAKMEM_COLD void* allocate_again(size_t bytes);
+// What these do first with kBlockStates, see hardened.cc.
+[[gnu::noinline]] bool hand_out(Block* block);
+[[gnu::noinline]] void free_checked(void* address);
 [[gnu::noinline]] void free_counted_out(Block* block, Slab* slab);
 
 // A block lost its free key: somebody has written to it since its free. It is
@@ -147,6 +153,12 @@ template <void* (*again)(size_t)>
 HAKMEM_COLD void* allocate_after(const Block* corrupted, size_t bytes) {
   report_misuse(Message::kCorruptedFreeList, corrupted);
   return again(bytes);
+}
+
+// The block is the program's from now on. False when somebody wrote to it since its free.
+HAKMEM_INLINE bool take_mark(Block* block) {
+  if constexpr (has(Mitigation::kBlockStates)) return hand_out(block);
+  return block->take_key();
 }
 
 // Takes the last block of the bin at `bin`, which still has its free key; null when
@@ -172,7 +184,7 @@ HAKMEM_INLINE void* allocate_from(ThreadCache* cache, uint64_t bin, size_t bytes
   Block* block = take_from(cache, bin);
   if (block == nullptr) [[unlikely]]
     return cold(bytes);
-  if (!block->take_key()) [[unlikely]]
+  if (!take_mark(block)) [[unlikely]]
     return allocate_after<again>(block, bytes);
   return block;
 }
@@ -210,9 +222,8 @@ HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
   --bin->top;
 }
 
-// Frees what allocate() and its relatives returned; null is ignored. Any other
-// pointer is a misuse.
-HAKMEM_INLINE void free(void* address) {
+// Where the block of a free goes: on to its thread's bin.
+HAKMEM_INLINE void free_to_bin(void* address) {
   size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
   if (unit >= slab_map_units) [[unlikely]]
     return free_cold(address);
@@ -221,6 +232,13 @@ HAKMEM_INLINE void free(void* address) {
   if (owner_word != thread_state.cache->tag()) [[unlikely]]
     return free_foreign(address, slab);
   free_owned(reinterpret_cast<ThreadCache*>(owner_word), slab, static_cast<Block*>(address));
+}
+
+// Frees what allocate() and its relatives returned; null is ignored. Any other
+// pointer is a misuse.
+HAKMEM_INLINE void free(void* address) {
+  if constexpr (has(Mitigation::kBlockStates)) return free_checked(address);
+  free_to_bin(address);
 }
 
 }  // namespace hakmem

@@ -22,7 +22,7 @@ BUILD_PROFILE = "allocator/base/build_profile.h"
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
 CONDITION = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif|elifdef|elifndef)\b(.*)")
-BUILD_WORD = re.compile(r"\b(?:HAKMEM_BUILD\w*|NDEBUG|HAKMEM_(?:RELEASE|DEBUG|TELEMETRY)\w*)\b")
+BUILD_WORD = re.compile(r"\b(?:HAKMEM_BUILD\w*|NDEBUG|HAKMEM_(?:RELEASE|DEBUG|TELEMETRY|HARDENED)\w*)\b")
 
 
 def floor_of(path):

@@ -32,13 +32,13 @@ FREED(500k, 500 * KIB)
 FREED(5m, 5 * MIB)
 
 /* A write through a stale pointer is noticed when the block is handed out. */
-#define WRITTEN(name, bytes, allocate_again)      \
-  CASE(write_after_free_##name, CORRUPTED, NOW) { \
-    void* block = announce(malloc(bytes));        \
-    free(block);                                  \
-    memset(hide(block), 0x41, 8);                 \
-    void* again = allocate_again;                 \
-    if (again == hide(block)) abort();            \
+#define WRITTEN(name, bytes, allocate_again) \
+  CASE_WRITTEN(write_after_free_##name) {    \
+    void* block = announce(malloc(bytes));   \
+    free(block);                             \
+    memset(hide(block), 0x41, 8);            \
+    void* again = allocate_again;            \
+    if (again == hide(block)) abort();       \
   }
 static void* aligned(size_t bytes) {
   void* block = NULL;
@@ -55,14 +55,14 @@ WRITTEN(then_realloc, 100, realloc(NULL, 100))
 WRITTEN(then_aligned, 96, aligned(96))
 WRITTEN(then_memalign, 2 * KIB, memalign(64, 2 * KIB))
 
-CASE(write_after_free_one_byte, CORRUPTED, NOW) {
+CASE_WRITTEN(write_after_free_one_byte) {
   char* block = (char*)announce(malloc(64));
   free(block);
   *(char*)hide(block) ^= 1;
   free(malloc(64));
 }
 
-CASE(write_after_free_then_realloc_grows_into_it, CORRUPTED, NOW) {
+CASE_WRITTEN(write_after_free_then_realloc_grows_into_it) {
   void* small = malloc(16);
   void* block = announce(malloc(64));
   free(block);
@@ -71,7 +71,7 @@ CASE(write_after_free_then_realloc_grows_into_it, CORRUPTED, NOW) {
 }
 
 /* Blocks that have left the thread's cache carry their mark as well. */
-CASE(write_after_free_after_others, CORRUPTED, NOW) {
+CASE_WRITTEN(write_after_free_after_others) {
   enum { COUNT = 4000 };
   static char* blocks[COUNT];
   for (int i = 0; i < COUNT; ++i) blocks[i] = (char*)malloc(64);
@@ -84,7 +84,7 @@ static void* write_zero(void* block) {
   memset(hide(block), 0, 8);
   return NULL;
 }
-CASE(write_after_free_by_another_thread, CORRUPTED, NOW) {
+CASE_WRITTEN(write_after_free_by_another_thread) {
   void* block = announce(malloc(200));
   free(block);
   in_thread(write_zero, block);
@@ -92,7 +92,7 @@ CASE(write_after_free_by_another_thread, CORRUPTED, NOW) {
 }
 
 /* Out of a block, into one that is free. */
-CASE(overflow_into_the_next_block, CORRUPTED, NOW) {
+CASE_WRITTEN(overflow_into_the_next_block) {
   enum { COUNT = 16 };
   char* blocks[COUNT];
   for (int i = 0; i < COUNT; ++i) blocks[i] = (char*)malloc(48);
@@ -107,7 +107,8 @@ CASE(overflow_into_the_next_block, CORRUPTED, NOW) {
   exit(0);
 }
 
-CASE(overflow_into_fresh_memory, CORRUPTED, LATER) {
+/* Not where blocks come in no order. */
+CASE_OF(overflow_into_fresh_memory, CORRUPTED, LATER, SKIP, NOW) {
   char* first = (char*)malloc(1000);
   char* second = (char*)malloc(1000);
   announce(second + (second - first));
@@ -115,7 +116,7 @@ CASE(overflow_into_fresh_memory, CORRUPTED, LATER) {
   for (int i = 0; i < 3; ++i) free(malloc(1000)), *(volatile char*)malloc(1000) = 0;
 }
 
-CASE(underflow_into_the_block_before, CORRUPTED, NOW) {
+CASE_WRITTEN(underflow_into_the_block_before) {
   enum { COUNT = 16 };
   char* blocks[COUNT];
   for (int i = 0; i < COUNT; ++i) blocks[i] = (char*)malloc(16);

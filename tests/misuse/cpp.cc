@@ -7,12 +7,12 @@
 
 #include "tests/misuse/misuse.h"
 
-#undef CASE
-#define CASE(name, expected, when)                                                                     \
-  static void misuse_##name();                                                                         \
-  static constexpr misuse_case misuse_row_##name{#name, #expected, #when, misuse_##name};              \
-  __attribute__((section("misuse_cases"), used)) static const misuse_case* const misuse_entry_##name = \
-      &misuse_row_##name;                                                                              \
+#undef CASE_OF
+#define CASE_OF(name, expected, when, hardened, hardened_when)                                                       \
+  static void misuse_##name();                                                                                       \
+  static constexpr misuse_case misuse_row_##name{#name, #expected, #when, #hardened, #hardened_when, misuse_##name}; \
+  __attribute__((section("misuse_cases"), used)) static const misuse_case* const misuse_entry_##name =               \
+      &misuse_row_##name;                                                                                            \
   static void misuse_##name()
 
 namespace {
@@ -96,28 +96,28 @@ CASE(delete_stack, FOREIGN, NOW) {
   Derived object{};
   delete static_cast<Derived*>(announce(&object));
 }
-CASE(delete_of_an_element, INSIDE, LATER) {
+CASE_INSIDE(delete_of_an_element) {
   auto* array = new Base[4]{};
   delete static_cast<Base*>(announce(array + 2));
 }
 // Such an array has its length before it.
-CASE(delete_of_an_array, INSIDE, LATER) {
+CASE_INSIDE(delete_of_an_array) {
   auto* array = new std::string[3];
   delete static_cast<char*>(announce(array));
 }
-CASE(write_after_delete, CORRUPTED, NOW) {
+CASE_WRITTEN(write_after_delete) {
   void* block = announce(::operator new(64));
   ::operator delete(block);
   memset(hide(block), 0x41, 64);
   ::operator delete(::operator new(64));
 }
-CASE(write_after_delete_then_aligned, CORRUPTED, NOW) {
+CASE_WRITTEN(write_after_delete_then_aligned) {
   void* block = announce(::operator new(64));
   ::operator delete(block);
   memset(hide(block), 0x41, 64);
   ::operator delete(::operator new(64, kAlignment), kAlignment);
 }
-CASE(write_through_an_invalid_iterator, CORRUPTED, NOW) {
+CASE_WRITTEN(write_through_an_invalid_iterator) {
   std::vector<long> numbers(8, 1);
   long* stale = numbers.data();
   announce(stale);

@@ -155,7 +155,7 @@ CASE(double_free_in_a_forked_child, DOUBLE_FREE, NOW) {
 
 /* Between the frees the program writes over what tells that the block is free:
  * the list that has it twice shows when it is handed out again. */
-CASE(double_free_after_write, CORRUPTED, LATER) {
+CASE_OF(double_free_after_write, CORRUPTED, LATER, DOUBLE_FREE, NOW) {
   char* block = (char*)announce(malloc(48));
   free(block);
   memset(hide(block), 0, 16);
@@ -163,7 +163,7 @@ CASE(double_free_after_write, CORRUPTED, LATER) {
   for (int i = 0; i < 2; ++i) *(volatile char*)malloc(48) = 0;
 }
 
-CASE(double_free_after_write_and_others, CORRUPTED, LATER) {
+CASE_OF(double_free_after_write_and_others, CORRUPTED, LATER, DOUBLE_FREE, NOW) {
   static void* others[4000];
   for (int i = 0; i < 4000; ++i) others[i] = malloc(48);
   char* block = (char*)announce(malloc(48));

@@ -2,10 +2,12 @@
  * which misuses the heap in one way:
  *
  *     CASE(name, EXPECTED, WHEN) { ... }
+ *     CASE_OF(name, EXPECTED, WHEN, HARDENED, HARDENED_WHEN) { ... }, where the hardened build differs
  *
  *   EXPECTED  the message that hakmem prints; NOTHING where there is nothing to notice;
  *             INSIDE: INVALID, or CORRUPTED of a neighbour that was written to through
- *             the wrong pointer when that had been handed out
+ *             the wrong pointer when that had been handed out;
+ *             FAULT: no message, but SIGSEGV; SKIP: not run, nothing is promised
  *   WHEN      NOW: before the case returns; LATER: while the program goes on or ends
  *
  * `program --list` prints the table, `program NAME` runs one case and then goes
@@ -32,14 +34,21 @@ struct misuse_case {
   const char* name;
   const char* expected;
   const char* when;
+  const char* hardened; /* as `expected` */
+  const char* hardened_when;
   void (*run)(void);
 };
 
-#define CASE(name, expected, when)                                                                            \
+#define CASE_OF(name, expected, when, hardened, hardened_when)                                                \
   static void misuse_##name(void);                                                                            \
   __attribute__((section("misuse_cases"), used)) static const struct misuse_case* const misuse_entry_##name = \
-      &(const struct misuse_case){#name, #expected, #when, misuse_##name};                                    \
+      &(const struct misuse_case){#name, #expected, #when, #hardened, #hardened_when, misuse_##name};         \
   static void misuse_##name(void)
+#define CASE(name, expected, when) CASE_OF(name, expected, when, expected, when)
+/* The hardened build knows where blocks begin. */
+#define CASE_INSIDE(name) CASE_OF(name, INSIDE, LATER, INVALID, NOW)
+/* There a block waits before it is handed out again, and is looked at then or at the end. */
+#define CASE_WRITTEN(name) CASE_OF(name, CORRUPTED, NOW, CORRUPTED, LATER)
 
 enum { KIB = 1024, MIB = 1024 * 1024 };
 

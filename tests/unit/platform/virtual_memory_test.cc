@@ -61,6 +61,23 @@ TEST(LinuxMemory, PurgedPagesReadAsZeroes) {
   LinuxMemory::release(reserved, kMiB);
 }
 
+TEST(LinuxMemory, AGuardedPageIsWithoutAccessUntilItIsNoMore) {
+  auto* content = static_cast<char*>(LinuxMemory::map(3 * kPageBytes, kPageBytes));
+  ASSERT_NE(content, nullptr);
+  content[0] = content[kPageBytes] = content[2 * kPageBytes] = 1;
+  errno = 99;
+  ASSERT_TRUE(LinuxMemory::guard(content + kPageBytes, kPageBytes));
+  EXPECT_FALSE(is_readable(content + kPageBytes));
+  EXPECT_EQ(content[0] + content[2 * kPageBytes], 2);
+  ASSERT_TRUE(LinuxMemory::purge(content, 3 * kPageBytes));
+  EXPECT_FALSE(is_readable(content + kPageBytes)) << "purged with its neighbours, it is guarded still";
+  LinuxMemory::unguard(content + kPageBytes, kPageBytes);
+  EXPECT_EQ(errno, 99);
+  EXPECT_EQ(content[kPageBytes], 0);
+  content[kPageBytes] = 1;
+  LinuxMemory::release(content, 3 * kPageBytes);
+}
+
 TEST(LinuxMemory, MapsAtAnyAlignment) {
   for (size_t alignment = kPageBytes; alignment <= 64 * kMiB; alignment *= 4)
     for (size_t bytes : {kPageBytes, 3 * kPageBytes, kMiB + kPageBytes}) {

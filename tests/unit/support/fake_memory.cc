@@ -111,6 +111,10 @@ bool FakeMemory::purge(void* address, size_t bytes) {
   return LinuxMemory::purge(address, bytes);
 }
 
+bool FakeMemory::guard(void* address, size_t bytes) { return LinuxMemory::guard(address, bytes); }
+
+void FakeMemory::unguard(void* address, size_t bytes) { LinuxMemory::unguard(address, bytes); }
+
 void FakeMemory::release(void* address, size_t bytes) {
   std::lock_guard guard(mutex);
   refuses(Call::kRelease);  // only counted

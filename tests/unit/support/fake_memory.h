@@ -18,6 +18,8 @@ struct FakeMemory {
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
+  static bool guard(void* address, size_t bytes);
+  static void unguard(void* address, size_t bytes);
   static void release(void* address, size_t bytes);
   static void* map(size_t bytes, size_t alignment);
   static bool map_at(void* address, size_t bytes);
