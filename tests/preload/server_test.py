@@ -17,6 +17,8 @@ REQUESTS = 60  # of a client in a round, over several connections
 class Client(threading.Thread):
     """Stores, reads back, reverses and deletes bodies of random sizes, and checks each answer."""
 
+    timeout = 30  # seconds
+
     def __init__(self, port, number, round_number):
         super().__init__()
         self.port = port
@@ -39,7 +41,7 @@ class Client(threading.Thread):
     def run(self):
         try:
             for _ in range(REQUESTS // 15):
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
                 for _ in range(5):
                     body = self.source.randbytes(int(2 ** self.source.uniform(0, 17)))
                     path = f"/client{self.number}/{self.source.randrange(20)}"
