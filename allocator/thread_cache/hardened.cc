@@ -82,12 +82,14 @@ void free_checked(void* address) {
     return report_misuse(Message::kDoubleFree, address);
   slab->set_live(start, false);
   if constexpr (has(Mitigation::kZeroOnFree)) clear(block, slab->shape().block_bytes);
-  ThreadCache* cache = thread_state.cache;
-  if (has(Mitigation::kDelayedReuse) && cache != &empty_cache) [[likely]] {
-    block->mark_free();
-    block = cache->quarantine.exchange(slab->size_class, block, cache->random);
-    if (block == nullptr || !take_from_quarantine(block)) [[unlikely]]
-      return;
+  if constexpr (has(Mitigation::kDelayedReuse)) {
+    ThreadCache* cache = thread_state.cache;
+    if (cache != &empty_cache) [[likely]] {
+      block->mark_free();
+      block = cache->quarantine.exchange(slab->size_class, block, cache->random);
+      if (block == nullptr || !take_from_quarantine(block)) [[unlikely]]
+        return;
+    }
   }
   free_to_bin(block);
 }

@@ -67,10 +67,12 @@ TEST(LinuxMemory, AGuardedPageIsWithoutAccessUntilItIsNoMore) {
   content[0] = content[kPageBytes] = content[2 * kPageBytes] = 1;
   errno = 99;
   ASSERT_TRUE(LinuxMemory::guard(content + kPageBytes, kPageBytes));
+  EXPECT_EQ(errno, 99);
   EXPECT_FALSE(is_readable(content + kPageBytes));
   EXPECT_EQ(content[0] + content[2 * kPageBytes], 2);
   ASSERT_TRUE(LinuxMemory::purge(content, 3 * kPageBytes));
   EXPECT_FALSE(is_readable(content + kPageBytes)) << "purged with its neighbours, it is guarded still";
+  errno = 99;
   LinuxMemory::unguard(content + kPageBytes, kPageBytes);
   EXPECT_EQ(errno, 99);
   EXPECT_EQ(content[kPageBytes], 0);
