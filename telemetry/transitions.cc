@@ -30,6 +30,8 @@ struct State {
   std::atomic<uint32_t>* epoch;
 };
 constinit State state{};
+// The calling thread is at work on the page, in the middle of which a signal handler may fork.
+constinit thread_local bool is_writer = false;
 
 uint64_t coarse_now() { return clock_nanoseconds(CLOCK_MONOTONIC_COARSE); }
 
@@ -68,7 +70,12 @@ void prepare_fork_detection() {
 
 bool forked_unnoticed() { return state.epoch != nullptr && state.epoch->load(std::memory_order_relaxed) == 0; }
 
-bool try_acquire_page() { return !state.held.exchange(true, std::memory_order_acquire); }
+bool try_acquire_page() {
+  is_writer = true;
+  if (!state.held.exchange(true, std::memory_order_acquire)) return true;
+  is_writer = false;
+  return false;
+}
 
 bool acquire_page() {
   for (int attempt = 0; attempt < 100; ++attempt) {
@@ -79,7 +86,10 @@ bool acquire_page() {
   return false;
 }
 
-void release_page() { state.held.store(false, std::memory_order_release); }
+void release_page() {
+  state.held.store(false, std::memory_order_release);
+  is_writer = false;
+}
 
 void on_transition() {
   if (forked_unnoticed()) on_fork_child();
@@ -104,6 +114,8 @@ void on_transition() {
 }
 
 void on_fork_child() {
+  // It goes on with the page of its parent; the next transition finds that this is a child.
+  if (is_writer) return;
   if (state.epoch != nullptr) state.epoch->store(1, std::memory_order_relaxed);
   state.held.store(false, std::memory_order_relaxed);
   state.next_process_try = 0;

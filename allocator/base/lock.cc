@@ -29,13 +29,18 @@ void RankedLock::wait() {
   bool taken = false;
   for (int i = 0; i < kSpins && !taken; ++i) {
     __builtin_ia32_pause();
-    uint32_t expected = kFree;
-    taken = state_.load(std::memory_order_relaxed) == kFree &&
-            state_.compare_exchange_strong(expected, kHeld, std::memory_order_acquire, std::memory_order_relaxed);
+    taken = state_.load(std::memory_order_relaxed) == kFree && take_free();
   }
-  // Whoever sleeps leaves the lock marked, so that its holder wakes somebody.
-  while (!taken && state_.exchange(kHeldWithWaiters, std::memory_order_acquire) != kFree)
-    ::syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, kHeldWithWaiters, nullptr, nullptr, 0);
+  while (!taken) {
+    uint32_t seen = state_.load(std::memory_order_relaxed);
+    // Whoever has slept leaves the lock marked, since others may sleep: its holder wakes somebody.
+    if (seen == kFree)
+      taken = state_.compare_exchange_strong(seen, mark_of_this_thread() | kHasWaiters, std::memory_order_acquire,
+                                             std::memory_order_relaxed);
+    else if ((seen & kHasWaiters) != 0 ||
+             state_.compare_exchange_strong(seen, seen | kHasWaiters, std::memory_order_relaxed))
+      ::syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, seen | kHasWaiters, nullptr, nullptr, 0);
+  }
 
   if constexpr (kBuild.stats) stats_.count_wait(now_nanoseconds() - start);
   errno = saved_errno;

@@ -1,5 +1,6 @@
 // A futex lock with a rank. It is constant-initialised, never allocates, and
-// can be taken before constructors and after destructors.
+// can be taken before constructors and after destructors. It knows its holder, so
+// that a fork in a signal handler can tell what the call it interrupted holds.
 #pragma once
 
 #include <atomic>
@@ -32,31 +33,56 @@ class HAKMEM_CAPABILITY("mutex") RankedLock {
 
   // Keeps errno.
   void lock() HAKMEM_ACQUIRE() {
-    if constexpr (kBuild.assertions) {
-      HAKMEM_ASSERT(HeldRanks<true>::mask >> static_cast<uint32_t>(rank_) == 0);
-      HeldRanks<true>::mask |= 1u << static_cast<uint32_t>(rank_);
-    }
-    uint32_t expected = kFree;
-    // Acquire pairs with the release in unlock().
-    if (!state_.compare_exchange_strong(expected, kHeld, std::memory_order_acquire, std::memory_order_relaxed))
-        [[unlikely]]
+    if constexpr (kBuild.assertions) HAKMEM_ASSERT(HeldRanks<true>::mask >> static_cast<uint32_t>(rank_) == 0);
+    if (!take_free()) [[unlikely]]
       wait();
-    stats_.count_acquisition();
+    note_taken();
+  }
+
+  // In any order of ranks; false when another thread has it.
+  bool try_lock() HAKMEM_TRY_ACQUIRE(true) {
+    if (!take_free()) return false;
+    note_taken();
+    return true;
   }
 
   void unlock() HAKMEM_RELEASE() {
     if constexpr (kBuild.assertions) HeldRanks<true>::mask &= ~(1u << static_cast<uint32_t>(rank_));
-    if (state_.exchange(kFree, std::memory_order_release) == kHeldWithWaiters) [[unlikely]]
+    if ((state_.exchange(kFree, std::memory_order_release) & kHasWaiters) != 0) [[unlikely]]
       wake();
   }
 
   bool is_held() const { return state_.load(std::memory_order_relaxed) != kFree; }
+  // By the calling thread; right at any instruction that a signal handler may interrupt.
+  bool is_mine() const { return (state_.load(std::memory_order_relaxed) & ~kHasWaiters) == mark_of_this_thread(); }
 
   // Zeroes in the release build. Any thread.
   LockStatsView stats() const { return stats_.view(); }
 
  private:
-  static constexpr uint32_t kFree = 0, kHeld = 1, kHeldWithWaiters = 2;
+  // Free, or the mark of the holder, with a bit that somebody sleeps.
+  static constexpr uint32_t kFree = 0, kHasWaiters = 1, kIsMark = 2;
+
+  // The page of the thread's control block, of which no other thread has one; so two
+  // marks are the same only at a distance that is a multiple of 4 TiB. Known to a thread
+  // from its first instruction, and kept by the child of a fork.
+  static uint32_t mark_of_this_thread() {
+    uintptr_t control_block;
+    asm("mov %%fs:0, %0" : "=r"(control_block));
+    return static_cast<uint32_t>(control_block >> 12) << 2 | kIsMark;
+  }
+
+  bool take_free() {
+    uint32_t expected = kFree;
+    // Acquire pairs with the release in unlock().
+    return state_.compare_exchange_strong(expected, mark_of_this_thread(), std::memory_order_acquire,
+                                          std::memory_order_relaxed);
+  }
+
+  void note_taken() {
+    if constexpr (kBuild.assertions) HeldRanks<true>::mask |= 1u << static_cast<uint32_t>(rank_);
+    stats_.count_acquisition();
+  }
 
   // Written by the holder only, so that a load and a store make an increment;
   // read by telemetry at any time.

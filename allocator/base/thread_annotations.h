@@ -12,5 +12,6 @@
 #define HAKMEM_GUARDED_BY(lock) HAKMEM_THREAD_ANNOTATION(guarded_by(lock))
 #define HAKMEM_REQUIRES(lock) HAKMEM_THREAD_ANNOTATION(requires_capability(lock))
 #define HAKMEM_ACQUIRE(...) HAKMEM_THREAD_ANNOTATION(acquire_capability(__VA_ARGS__))
+#define HAKMEM_TRY_ACQUIRE(result) HAKMEM_THREAD_ANNOTATION(try_acquire_capability(result))
 #define HAKMEM_RELEASE(...) HAKMEM_THREAD_ANNOTATION(release_capability(__VA_ARGS__))
 #define HAKMEM_NO_THREAD_ANALYSIS HAKMEM_THREAD_ANNOTATION(no_thread_safety_analysis)

@@ -39,43 +39,73 @@ void set_threads_running(uint32_t count) {
 // Set in a forked child whose parent had other threads.
 constinit std::atomic<bool> orphans_pending{false};
 
+// By rank.
+RankedLock* lock_of(uint32_t rank) {
+  switch (static_cast<LockRank>(rank)) {
+    case LockRank::kThreadRegistry: return &registry_lock;
+    case LockRank::kSharedPool: return &heap.pool.lock();
+    case LockRank::kSamples: return &sampled_slabs.lock;
+    case LockRank::kSuperslabs: return &heap.superslabs.lock();
+    case LockRank::kHuge: return &heap.huge.lock();
+    case LockRank::kPageArena: return &heap.arena.lock();
+    case LockRank::kCount: break;
+  }
+  return nullptr;
+}
+constexpr auto kLocks = static_cast<uint32_t>(LockRank::kCount);
+
+// What lock_all() took, a bit for each rank, and whether it called the hook; a fork in a
+// signal handler that interrupts another fork is pushed above it.
+constinit thread_local uint64_t taken_for_forks [[gnu::tls_model("initial-exec")]] = 0;
+constexpr uint32_t kHookBit = kLocks, kBitsOfFork = kLocks + 1;
+constexpr uint64_t kRegistryBit = uint64_t{1} << static_cast<uint32_t>(LockRank::kThreadRegistry);
+
+// A signal handler may fork in the middle of a section (it is in the list of
+// signal-safety(7)), and whoever reports a crash does. A lock that its own thread holds
+// stays held, and the call it interrupted goes on under it in both processes. What ranks
+// below it is not waited for, or two threads could wait for each other; a lock that
+// another thread has at that moment is not open in the child, which may call no more than
+// a signal handler may, as its parent has threads.
 void lock_all() HAKMEM_NO_THREAD_ANALYSIS {
-  registry_lock.lock();
-  heap.pool.lock().lock();
-  sampled_slabs.lock.lock();
-  heap.superslabs.lock().lock();
-  heap.huge.lock().lock();
-  heap.arena.lock().lock();
+  uint32_t own = 0;
+  for (uint32_t rank = 0; rank < kLocks; ++rank) own |= uint32_t{lock_of(rank)->is_mine()} << rank;
+  uint32_t taken = 0;
+  for (uint32_t rank = 0; rank < kLocks; ++rank) {
+    uint32_t own_from_here = own >> rank;
+    if ((own_from_here & 1) != 0) continue;
+    if (own_from_here == 0)
+      lock_of(rank)->lock();
+    else if (!lock_of(rank)->try_lock())
+      continue;
+    taken |= 1u << rank;
+  }
+  uint64_t outer = taken_for_forks;
+  taken_for_forks = outer << kBitsOfFork | taken;
   if constexpr (kBuild.stats) {
-    if (metrics::hooks.on_fork != nullptr) metrics::hooks.on_fork();
+    // By one fork at a time.
+    if (metrics::hooks.on_fork == nullptr || outer != 0 || ((own | taken) & kRegistryBit) == 0) return;
+    taken_for_forks |= uint64_t{1} << kHookBit;
+    metrics::hooks.on_fork();
   }
 }
 
 void unlock_all() HAKMEM_NO_THREAD_ANALYSIS {
-  heap.arena.lock().unlock();
-  heap.huge.lock().unlock();
-  heap.superslabs.lock().unlock();
-  sampled_slabs.lock.unlock();
-  heap.pool.lock().unlock();
-  registry_lock.unlock();
+  uint64_t taken = taken_for_forks;
+  taken_for_forks = taken >> kBitsOfFork;
+  for (uint32_t rank = kLocks; rank-- > 0;)
+    if ((taken >> rank & 1) != 0) lock_of(rank)->unlock();
 }
 
 void after_fork_in_parent() {
   if constexpr (kBuild.stats) {
-    if (metrics::hooks.on_fork_parent != nullptr) metrics::hooks.on_fork_parent();
+    if ((taken_for_forks >> kHookBit & 1) != 0) metrics::hooks.on_fork_parent();
   }
   unlock_all();
 }
 
 // The threads of the parent do not exist here; what they owned is adopted when
 // fresh memory is needed, so that a child that only calls exec pays nothing.
-void after_fork_in_child() {
-  if constexpr (kBuild.stats) {
-    if (metrics::hooks.on_fork_child != nullptr) metrics::hooks.on_fork_child();
-    if (thread_state.phase == ThreadPhase::kRunning)
-      thread_state.cache->counters.follow_sink(thread_state.cache->shard);
-    late_cache.counters.follow_sink(late_cache.shard);
-  }
+void leave_threads_behind() {
   for (ThreadCache* cache = registered_caches.load(std::memory_order_relaxed); cache != nullptr;
        cache = cache->next_registered) {
     if (cache == thread_state.cache || cache->use.load(std::memory_order_relaxed) != ThreadCache::Use::kThread)
@@ -84,6 +114,17 @@ void after_fork_in_child() {
     orphans_pending.store(true, std::memory_order_relaxed);
   }
   set_threads_running(thread_state.phase == ThreadPhase::kRunning ? 1 : 0);
+}
+
+void after_fork_in_child() {
+  if constexpr (kBuild.stats) {
+    if (metrics::hooks.on_fork_child != nullptr) metrics::hooks.on_fork_child();
+    if (thread_state.phase == ThreadPhase::kRunning)
+      thread_state.cache->counters.follow_sink(thread_state.cache->shard);
+    late_cache.counters.follow_sink(late_cache.shard);
+  }
+  // Else the thread was interrupted while it changes the list itself, and goes on with that, or another was.
+  if ((taken_for_forks & kRegistryBit) != 0) leave_threads_behind();
   unlock_all();
 }
 

@@ -1,0 +1,166 @@
+// How much resident memory there may be for what is live, where blocks go from
+// one thread to another for long, and where a thread that held most goes idle.
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "tests/stress/content.h"
+
+namespace stress {
+namespace {
+
+struct Block {
+  void* address;
+  size_t size;
+};
+
+Block make_block(Random& random) {
+  size_t size = random.log_uniform_size(15);
+  void* address = malloc(size);
+  CHECK(address != nullptr);
+  memset(address, 1, size);
+  return {address, size};
+}
+
+// First in, first out, with about as many bytes as asked for.
+class Queue {
+ public:
+  explicit Queue(size_t bytes) : room_(bytes) {}
+
+  void put(Block block) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return live_ < room_; });
+    live_ += block.size;
+    if (live_ > most_) most_ = live_;
+    blocks_.push_back(block);
+    changed_.notify_all();
+  }
+  // Half of all, at once; none once the queue is closed and empty.
+  std::vector<Block> take_half() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return is_closed_ || live_ >= room_; });
+    auto middle = blocks_.begin() + static_cast<ptrdiff_t>((blocks_.size() + 1) / 2);
+    std::vector<Block> taken(blocks_.begin(), middle);
+    blocks_.erase(blocks_.begin(), middle);
+    return taken;
+  }
+  void have_freed(const std::vector<Block>& blocks) {
+    std::unique_lock lock(mutex_);
+    for (const Block& block : blocks) live_ -= block.size;
+    changed_.notify_all();
+  }
+  void close() {
+    std::unique_lock lock(mutex_);
+    is_closed_ = true;
+    changed_.notify_all();
+  }
+  size_t most() const { return most_; }  // live bytes, freed when have_freed() says so
+
+ private:
+  size_t room_;
+  size_t live_ = 0, most_ = 0;
+  bool is_closed_ = false;
+  std::deque<Block> blocks_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+// Producers allocate, consumers free: 15 times what is live at once goes through.
+void producers_and_consumers(size_t pairs) {
+  constexpr size_t kLive = 200 * kMiB, kRounds = 15;
+  size_t before = resident_bytes();
+  std::atomic<size_t> highest{0};
+  Queue queue(kLive);
+  std::vector<std::thread> producers, consumers;
+  for (uint64_t p = 0; p < pairs; ++p) {
+    producers.emplace_back([&, p] {
+      Random random(p);
+      for (size_t sent = 0; sent < kRounds * kLive / pairs;) {
+        Block block = make_block(random);
+        sent += block.size;
+        queue.put(block);
+      }
+    });
+    consumers.emplace_back([&] {
+      for (;;) {
+        std::vector<Block> taken = queue.take_half();
+        if (taken.empty()) return;
+        size_t now = resident_bytes();
+        if (now > highest) highest = now;
+        for (const Block& block : taken) free(block.address);
+        queue.have_freed(taken);
+      }
+    });
+  }
+  for (std::thread& producer : producers) producer.join();
+  queue.close();
+  for (std::thread& consumer : consumers) consumer.join();
+  size_t used = highest - before;
+  printf("%zu pairs: %zu KiB resident for %zu KiB live (%.1f %%)\n", pairs, used / kKiB, queue.most() / kKiB,
+         100.0 * static_cast<double>(used) / static_cast<double>(queue.most()));
+  CHECK_OP(used, <=, queue.most() + queue.most() / 5);
+}
+
+// A thread allocates, goes idle for ever, and others free all of it: that is given back, or serves them.
+void idle_thread(size_t most_kept) {
+  constexpr size_t kBytes = 200 * kMiB;
+  std::vector<Block> blocks;
+  blocks.reserve(kBytes / kKiB);
+  std::mutex mutex;
+  std::condition_variable condition;
+  enum { kAllocating, kIdle, kEnd } state = kAllocating;
+  size_t before = resident_bytes();
+  std::thread idle([&] {
+    Random random(5);
+    for (size_t bytes = 0; bytes < kBytes;) {
+      blocks.push_back(make_block(random));
+      bytes += blocks.back().size;
+    }
+    std::unique_lock lock(mutex);
+    state = kIdle;
+    condition.notify_all();
+    condition.wait(lock, [&] { return state == kEnd; });
+  });
+  {
+    std::unique_lock lock(mutex);
+    condition.wait(lock, [&] { return state == kIdle; });
+  }
+  for (const Block& block : blocks) free(block.address);
+  size_t left = resident_bytes() - before;
+  // Blocks of one size more than all that was free: they can only stand where the others stood.
+  size_t count = 0;
+  for (size_t bytes = 0; bytes < kBytes; bytes += 5000) {
+    blocks[count] = {malloc(5000), 5000};
+    memset(blocks[count++].address, 1, 5000);
+  }
+  size_t reused = resident_bytes() - before;
+  for (size_t i = 0; i < count; ++i) free(blocks[i].address);
+  printf("an idle thread: %zu KiB left of %zu, %zu with as much allocated again\n", left / kKiB, kBytes / kKiB,
+         reused / kKiB);
+  CHECK_OP(left, <=, most_kept);
+  CHECK_OP(reused, <=, kBytes + kBytes / 5);
+  {
+    std::unique_lock lock(mutex);
+    state = kEnd;
+    condition.notify_all();
+  }
+  idle.join();
+}
+
+}  // namespace
+}  // namespace stress
+
+int main() {
+  using namespace stress;
+  require_hakmem();
+  producers_and_consumers(1);
+  producers_and_consumers(3);
+  // 32 MiB are held back, the idle thread may keep its bins.
+  idle_thread(48 * kMiB);
+  return passed("bounds");
+}
