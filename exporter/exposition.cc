@@ -264,6 +264,7 @@ bool in_summary(Metric metric) {
     case Metric::kHugeRemaps:
     case Metric::kHugeLive:
     case Metric::kSamples:
+    case Metric::kMemoryErrors:
     case Metric::kSuperslabs:
     case Metric::kThreadCacheBytes:
     case Metric::kSlabsByOccupancy:

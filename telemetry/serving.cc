@@ -120,6 +120,8 @@ bool may_serve() {
   if (!is_alive()) return false;
   look_for_requests();
   watch_growth(clock_nanoseconds(CLOCK_MONOTONIC));
+  // A program that is idle after a peak makes no calls in which memory would be given back.
+  metrics::heap_view.let_time_pass();
   return !serving.unwanted.load(std::memory_order_relaxed);
 }
 

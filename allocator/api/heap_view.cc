@@ -138,11 +138,13 @@ LockStatsView lock_stats(metrics::Lock lock) {
 size_t superslab_hold_back(size_t used) { return heap.superslabs.hold_back(used); }
 size_t huge_hold_back(size_t used) { return heap.huge.hold_back(used); }
 
+void let_time_pass() { heap.decay(0); }
+
 }  // namespace
 
 constinit const metrics::HeapView metrics::heap_view{
-    view_class_bytes,   visit_superslabs, visit_slabs, visit_huge,          visit_threads,
-    visit_reservations, visit_metadata,   lock_stats,  superslab_hold_back, huge_hold_back};
+    view_class_bytes, visit_superslabs, visit_slabs,         visit_huge,     visit_threads, visit_reservations,
+    visit_metadata,   lock_stats,       superslab_hold_back, huge_hold_back, let_time_pass};
 
 static_assert(static_cast<uint8_t>(LockRank::kPageArena) == static_cast<uint8_t>(metrics::Lock::PageArena));
 static_assert(static_cast<uint8_t>(LockRank::kCount) == metrics::kCountOf<metrics::Lock>);

@@ -36,7 +36,7 @@ class Answers(unittest.TestCase):
             refused.exception.close()
 
     def test_headers(self):
-        answer = raw(self.program.port, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
+        answer = raw(self.program.port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
         self.assertIn(b"HTTP/1.1 200 OK\r\n", head)
         self.assertIn(b"Content-Type: text/plain; version=0.0.4; charset=utf-8", head)

@@ -108,7 +108,7 @@ class ServerTest(harness.PreloadTest):
         self.check_mode("thread", 12)
 
     def test_pool_of_threads(self):
-        self.check_mode("pool", 26)
+        self.check_mode("pool", 34)
 
 
 if __name__ == "__main__":

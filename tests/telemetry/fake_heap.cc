@@ -57,6 +57,7 @@ const HeapView heap_view{
     [](Lock lock) { return fake_heap.locks[static_cast<size_t>(lock)]; },
     [](size_t used) { return fake_heap.hold_back + used / 10; },
     [](size_t used) { return fake_heap.hold_back + used / 10; },
+    [] {},
 };
 
 }  // namespace hakmem::metrics

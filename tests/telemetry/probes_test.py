@@ -125,12 +125,12 @@ class Counts(unittest.TestCase):
             program.do("alloc 0 10 1000")
             refills, slabs = self.counter(program, "hakmem", "refill"), self.counter(program, "hakmem", "superslab_refill")
             maps, unmaps, purges = (self.counter(program, "hakmem", name) for name in ("map", "unmap", "purge"))
-            program.do("alloc 1 60000 1000")  # 60 MB, in slabs of 64 KiB
-            self.assertAlmostEqual(slabs.count(), 60000 / 64, delta=60)
+            program.do("alloc 1 180000 1000")  # 180 MB, in slabs of 64 KiB, and more than is held back
+            self.assertAlmostEqual(slabs.count(), 180000 / 64, delta=180)
             self.assertGreater(refills.count(), slabs.count())
-            self.assertAlmostEqual(maps.count(), 30, delta=4)  # superslabs of 2 MiB
+            self.assertAlmostEqual(maps.count(), 88, delta=6)  # superslabs of 2 MiB
             before = maps.count()
-            program.do("alloc 2 2 40000000")
+            program.do("alloc 2 2 100000000")
             self.assertEqual(maps.count(), before + 2)
             program.do("free 2 1")
             program.do("free 1 1")

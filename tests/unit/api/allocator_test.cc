@@ -239,11 +239,11 @@ TEST(Allocator, AlignedBlocksWasteNothing) {
 }
 
 TEST(Allocator, HugeMemoryIsGivenBackToTheKernel) {
-  void* block = allocate(200 * kMiB);
+  void* block = allocate(400 * kMiB);
   memset(block, 1, kMiB);
-  EXPECT_EQ(heap_totals().huge_bytes, 200 * kMiB);
+  EXPECT_EQ(heap_totals().huge_bytes, 400 * kMiB);
   free(block);
-  EXPECT_LT(heap_totals().retained_bytes, 64 * kMiB);
+  EXPECT_LE(heap_totals().retained_bytes, 128 * kMiB);  // the hold-back
 }
 
 }  // namespace
