@@ -2,6 +2,8 @@
 // their locks: each figure is one that was true at some moment of the visit.
 #include "allocator/metrics/heap_view.h"
 
+#include <algorithm>
+
 #include "allocator/api/allocator.h"
 #include "allocator/shared_pool/heap.h"
 #include "allocator/thread_cache/guard.h"
@@ -138,7 +140,10 @@ LockStatsView lock_stats(metrics::Lock lock) {
 size_t superslab_hold_back(size_t used) { return heap.superslabs.hold_back(used); }
 size_t huge_hold_back(size_t used) { return heap.huge.hold_back(used); }
 
-void let_time_pass() { heap.decay(0); }
+void let_time_pass() {
+  size_t retained = std::max(heap.superslabs.retained_bytes(), heap.huge.retained_bytes());
+  if (retained > PurgePolicy::kLongRetained) heap.decay(0);
+}
 
 }  // namespace
 

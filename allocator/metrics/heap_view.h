@@ -71,7 +71,8 @@ struct HeapView {
   // Free bytes that are held back from purging while so many are used, in superslabs and of huge mappings.
   size_t (*superslab_hold_back)(size_t used);
   size_t (*huge_hold_back)(size_t used);
-  // No view: gives back what was retained for long, once a second at most, as the program's own calls do.
+  // No view: where so much is retained that only a busy program should keep it, gives some
+  // of it back, once a second at most, as the program's own calls do.
   void (*let_time_pass)();
 };
 

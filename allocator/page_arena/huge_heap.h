@@ -191,6 +191,10 @@ class HugeHeap {
   // Bytes retained while `used` are live. Any thread.
   size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
   RankedLock& lock() { return lock_; }
+  size_t retained_bytes() {
+    LockGuard guard(lock_);
+    return retained_bytes_;
+  }
 
  private:
   static constexpr size_t kHugePagesFrom = 4 * kMiB;  // of one mapping; the first touch of 2 MiB then takes all of them
