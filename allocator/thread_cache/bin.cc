@@ -203,8 +203,8 @@ void free_counted_out(Block* block, Slab* slab) {
   limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
   state.bin_limit = limit;
   push_with_room(state, bin, block, limit - (blocks + 1));
-  // A program in a steady state comes to no other cold path.
-  heap.decay(cache->shard);
+  // A program in a steady state comes to no other cold path. Small bins come here often.
+  if (limit >= kLeastBinLimit) heap.decay(cache->shard);
 }
 
 }  // namespace hakmem
