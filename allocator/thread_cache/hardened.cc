@@ -15,7 +15,8 @@ namespace {
 using Chunk = uint64_t __attribute__((vector_size(kBlockAlignment), may_alias));
 constexpr size_t kMaxInlineBytes = 256;
 
-void clear(Block* block, size_t bytes) {
+// Only where blocks are cleared.
+[[maybe_unused]] void clear(Block* block, size_t bytes) {
   if (bytes > kMaxInlineBytes) {
     memset(static_cast<void*>(block), 0, bytes);
     return;
@@ -24,7 +25,7 @@ void clear(Block* block, size_t bytes) {
   for (size_t i = 0; i < bytes / sizeof(Chunk); ++i) chunk[i] = Chunk{};
 }
 
-bool is_clear(const void* start, size_t bytes) {
+[[maybe_unused]] bool is_clear(const void* start, size_t bytes) {
   auto* chunk = static_cast<const Chunk*>(start);
   auto* end = chunk + bytes / sizeof(Chunk);
   Chunk bits{};
