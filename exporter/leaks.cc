@@ -98,6 +98,7 @@ std::vector<LeakSuspects::Suspect> LeakSuspects::find() {
   std::vector<SiteFigures> sites(telemetry::kMaxSuspects);
   sites.resize(host_.copy_suspects(sites.data(), sites.size()));
   std::vector<Stack> stacks;
+  stacks.reserve(sites.size());
   for (const SiteFigures& site : sites) stacks.emplace_back(site.stack, site.stack + site.stack_size);
   name(stacks);
   std::vector<Suspect> suspects;
