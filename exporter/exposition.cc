@@ -109,8 +109,13 @@ class Exposition::Writer {
 
   void write_plain(Metric metric) {
     LabelSet labels = metrics::shape_of(metric).labels;
-    for (uint32_t index = 0; index < metrics::cardinality(labels); ++index)
-      add(metric, with(process_, label_name(labels), label_value(labels, index)), value(metric, index));
+    // There is hardly ever one, and a machine has many processes.
+    bool skips_zeroes = metric == Metric::kMemoryErrors && detail_ == Detail::Summary;
+    for (uint32_t index = 0; index < metrics::cardinality(labels); ++index) {
+      double shown = value(metric, index);
+      if (shown != 0 || !skips_zeroes)
+        add(metric, with(process_, label_name(labels), label_value(labels, index)), shown);
+    }
   }
 
   void write_sums(Metric metric) {
@@ -264,7 +269,6 @@ bool in_summary(Metric metric) {
     case Metric::kHugeRemaps:
     case Metric::kHugeLive:
     case Metric::kSamples:
-    case Metric::kMemoryErrors:
     case Metric::kSuperslabs:
     case Metric::kThreadCacheBytes:
     case Metric::kSlabsByOccupancy:

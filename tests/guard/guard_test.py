@@ -147,8 +147,7 @@ class Counted(unittest.TestCase):
                     exporter.terminate()
             counts = {dict(key[1])["kind"]: value for key, value in
                       scrape.matching("hakmem_memory_errors_total", comm="guard_wrong_use").items()}
-            self.assertEqual(counts, {"overflow": 0, "underflow": 0, "use_after_free": 1, "double_free": 0,
-                                      "invalid_free": 0})
+            self.assertEqual(counts, {"use_after_free": 1}, "the exporter of a machine leaves zeroes out")
 
 
 class Handlers(unittest.TestCase):
