@@ -31,6 +31,9 @@ void RankedLock::wait() {
     __builtin_ia32_pause();
     taken = state_.load(std::memory_order_relaxed) == kFree && take_free();
   }
+  // Whom the holder wakes may be in a signal handler that forks, and so wait for another
+  // lock before it comes to take this one: whoever sleeps looks again by himself.
+  const timespec longest_sleep{0, 10'000'000};
   while (!taken) {
     uint32_t seen = state_.load(std::memory_order_relaxed);
     // Whoever has slept leaves the lock marked, since others may sleep: its holder wakes somebody.
@@ -39,7 +42,7 @@ void RankedLock::wait() {
                                              std::memory_order_relaxed);
     else if ((seen & kHasWaiters) != 0 ||
              state_.compare_exchange_strong(seen, seen | kHasWaiters, std::memory_order_relaxed))
-      ::syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, seen | kHasWaiters, nullptr, nullptr, 0);
+      ::syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, seen | kHasWaiters, &longest_sleep, nullptr, 0);
   }
 
   if constexpr (kBuild.stats) stats_.count_wait(now_nanoseconds() - start);
