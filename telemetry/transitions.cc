@@ -71,9 +71,10 @@ void prepare_fork_detection() {
 bool forked_unnoticed() { return state.epoch != nullptr && state.epoch->load(std::memory_order_relaxed) == 0; }
 
 bool try_acquire_page() {
+  bool was_writer = is_writer;  // a signal handler may ask in the middle of the work
   is_writer = true;
   if (!state.held.exchange(true, std::memory_order_acquire)) return true;
-  is_writer = false;
+  is_writer = was_writer;
   return false;
 }
 
