@@ -92,13 +92,17 @@ void fork_and_end(int) {
   start_timer();
 }
 
-void fork_and_run(int) {
+void run_program() {
   pid_t child = fork();
   if (child == 0) {
     execl("/bin/true", "true", static_cast<char*>(nullptr));
     _exit(127);
   }
   expect_success(child);
+}
+
+void fork_and_run(int) {
+  run_program();
   start_timer();
 }
 
@@ -146,12 +150,7 @@ void children_go_on() {
 
 std::atomic<size_t> forking{0};
 void fork_from_thread(int) {
-  pid_t child = fork();
-  if (child == 0) {
-    execl("/bin/true", "true", static_cast<char*>(nullptr));
-    _exit(127);
-  }
-  expect_success(child);
+  run_program();
   --forking;
 }
 
