@@ -1,11 +1,11 @@
-// Huge allocations: each a mapping of its own, known by its address in a hash
-// table whose size is fixed, so that no call pays for its growth.
+// Huge allocations: ranges of pages side by side in a region, or where one is very
+// large, aligned, or addresses are limited, each a mapping of its own.
 //
-// A freed mapping is retained for a while, within the hold-back of PurgePolicy:
-// page faults cost far more than anything that is done here to avoid them. A
-// request takes the retained mapping that fits best and leaves what it does not
-// need; where none is large enough, the largest is grown, and the kernel moves
-// its pages. Neighbours that were cut from one mapping are one again.
+// What is freed is retained for a while, within the hold-back of PurgePolicy: page
+// faults cost far more than anything that is done here to avoid them. A request
+// takes what is retained and fits best, and leaves what it does not need; what was
+// retained side by side is one again. Where nothing is large enough it takes more
+// of the region, and without one it grows the largest, whose pages the kernel moves.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,8 @@
 #include "allocator/base/lock.h"
 #include "allocator/metrics/counters.h"
 #include "allocator/metrics/heap_view.h"
+#include "allocator/page_arena/huge_region.h"
+#include "allocator/page_arena/huge_table.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/page_arena/purge_policy.h"
 
@@ -24,7 +26,7 @@ namespace hakmem {
 template <VirtualMemory Memory>
 class HugeHeap {
  public:
-  explicit constexpr HugeHeap(PageArena<Memory>& arena) : arena_(arena) {}
+  explicit constexpr HugeHeap(PageArena<Memory>& arena) : table_(arena) {}
 
   struct Allocation {
     void* address;  // null: the kernel gave no memory
@@ -34,44 +36,38 @@ class HugeHeap {
   // `bytes` is not 0 and below PTRDIFF_MAX; `alignment` is a power of two. Any thread.
   Allocation allocate(size_t bytes, size_t alignment, uint32_t shard) {
     size_t mapped = align_up(bytes, kPageBytes);
-    Mapping grown{};
     Entry* entry = nullptr;
+    Source source{};
     {
       LockGuard guard(lock_);
-      entry = take_entry();
+      entry = table_.take();
       if (entry == nullptr) return {nullptr, false};
       if (uintptr_t reused = take_retained(mapped, bytes, alignment, entry); reused != 0) {
         metrics::count<metrics::Metric::kHugeAllocations>(shard);
         return {reinterpret_cast<void*>(reused), false};
       }
-      if (alignment <= kPageBytes) grown = take_largest(mapped);
+      if (alignment <= kPageBytes) source = take_source(mapped);
     }
     void* address = nullptr;
-    if (grown.bytes != 0) {
-      address = Memory::remap(reinterpret_cast<void*>(grown.address), grown.bytes, mapped);
-      if (address == nullptr) {
-        unmap(&grown, 1, shard);  // under a limit, the addresses may be what is missing
-        grown = {};
-      }
-    }
+    if (source.address != 0) address = complete(source, mapped, shard);
     if (address == nullptr) {
-      size_t least = mapped >= kHugePagesFrom ? kHugePageBytes : kPageBytes;
-      address = Memory::map(mapped, alignment < least ? least : alignment);
+      source = {};
+      address = map_alone(mapped, alignment);
     }
-    if (address != nullptr) allow_huge_pages(address, grown.bytes, mapped);
     LockGuard guard(lock_);
     if (address == nullptr) {
-      put_entry(entry);
+      table_.put(entry);
       return {nullptr, false};
     }
-    insert(entry, {reinterpret_cast<uintptr_t>(address), mapped}, bytes, ++last_origin_);
+    uint64_t origin = source.origin != 0 ? source.origin : ++last_origin_;
+    table_.insert(entry, reinterpret_cast<uintptr_t>(address), mapped, bytes, origin);
     used_bytes_ += mapped;
-    size_t fresh = mapped - grown.bytes;
+    size_t fresh = mapped - source.held_bytes;
     size_t again = fresh < released_bytes_ ? fresh : released_bytes_;
     released_bytes_ -= again;
     policy_.taken_again(again, used_bytes_);
     metrics::count<metrics::Metric::kHugeAllocations>(shard);
-    return {address, grown.bytes == 0};
+    return {address, source.held_bytes == 0};
   }
 
   // False when `address` is not that of a live huge allocation. Any thread.
@@ -80,7 +76,7 @@ class HugeHeap {
     uint32_t victim_count = 0;
     {
       LockGuard guard(lock_);
-      Entry* entry = find(reinterpret_cast<uintptr_t>(address));
+      Entry* entry = table_.find(reinterpret_cast<uintptr_t>(address));
       if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return false;
       size_t bytes = entry->bytes.load(std::memory_order_relaxed);
       if constexpr (has(Mitigation::kZeroOnFree)) clear_pages<Memory>(address, bytes);
@@ -103,11 +99,13 @@ class HugeHeap {
   void* resize(void* address, size_t bytes, uint32_t shard) {
     size_t mapped = align_up(bytes, kPageBytes);
     LockGuard guard(lock_);
-    Entry* entry = find(reinterpret_cast<uintptr_t>(address));
+    Entry* entry = table_.find(reinterpret_cast<uintptr_t>(address));
     if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return nullptr;
     size_t old_mapped = entry->bytes.load(std::memory_order_relaxed);
     const void* old_address = address;
-    if (mapped != old_mapped) {
+    if (mapped > old_mapped && extend_in_place(entry, mapped)) {
+      used_bytes_ += mapped - old_mapped;
+    } else if (mapped != old_mapped) {
       void* moved = Memory::remap(address, old_mapped, mapped);
       if (moved == nullptr) return nullptr;
       allow_huge_pages(moved, old_mapped, mapped);
@@ -117,8 +115,8 @@ class HugeHeap {
         entry->bytes.store(mapped, std::memory_order_relaxed);
         entry->origin = ++last_origin_;
       } else {
-        unlink(entry);
-        insert(entry, {reinterpret_cast<uintptr_t>(moved), mapped}, bytes, ++last_origin_);
+        table_.unlink(entry);
+        table_.insert(entry, reinterpret_cast<uintptr_t>(moved), mapped, bytes, ++last_origin_);
         address = moved;
       }
     }
@@ -134,7 +132,7 @@ class HugeHeap {
   // Bytes mapped for a live huge allocation; 0 for any other address. Any thread.
   size_t usable_bytes(const void* address) {
     LockGuard guard(lock_);
-    Entry* entry = find(reinterpret_cast<uintptr_t>(address));
+    Entry* entry = table_.find(reinterpret_cast<uintptr_t>(address));
     if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return 0;
     return entry->bytes.load(std::memory_order_relaxed);
   }
@@ -171,21 +169,17 @@ class HugeHeap {
     {
       LockGuard guard(lock_);
       while (retained_count_ > 0) victims[victim_count++] = trim_oldest(SIZE_MAX);
+      region_.release();
     }
     return unmap(victims, victim_count, shard);
   }
 
-  // Each mapping, live (requested > 0) or retained; read without the lock, so
-  // that one which moves, is cut or merged just now may be missed or seen twice. Any thread.
+  // Each allocation, live (requested > 0) or retained, as HugeTable::visit(), and what shares
+  // a huge page with the last of a region, as retained. Any thread, no lock.
   template <class Visit>
-  void visit(Visit visit) const {
-    const EntryBlock* block = entry_blocks_.load(std::memory_order_acquire);  // pairs with add_entries()
-    for (; block != nullptr; block = block->next)
-      for (const Entry& entry : block->entries) {
-        uintptr_t address = entry.address.load(std::memory_order_relaxed);
-        if (address != 0)
-          visit(address, entry.bytes.load(std::memory_order_relaxed), entry.requested.load(std::memory_order_relaxed));
-      }
+  void visit(Visit visit) const HAKMEM_NO_THREAD_ANALYSIS {
+    table_.visit(visit);
+    region_.visit_rest([&](uintptr_t address, size_t bytes) { visit(address, bytes, 0); });
   }
 
   // Bytes retained while `used` are live. Any thread.
@@ -201,86 +195,84 @@ class HugeHeap {
   static constexpr uint32_t kMaxRetained = 32;
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
-  // Chains stay short up to some ten thousand blocks, of 1 MiB and more each.
-  static constexpr uint32_t kBuckets = 1u << 13;
-
-  // What visit() reads is written under lock_ and read at any time; the rest is under lock_.
-  struct Entry {
-    std::atomic<uintptr_t> address;  // 0: not in use
-    std::atomic<size_t> bytes;
-    std::atomic<size_t> requested;  // 0: retained
-    uint64_t origin;                // the pieces of one mapping have the same
-    Entry* next;                    // of its bucket, or of free_entries_
-  };
-  struct EntryBlock {
-    EntryBlock* next;
-    Entry entries[51];  // 2 KiB
-  };
+  using Entry = typename HugeTable<Memory>::Entry;
   struct Mapping {
     uintptr_t address;
     size_t bytes;
   };
 
+  // What a new allocation is made of: pages that were retained, and more. Without an
+  // origin they are still to be grown, else they are a range of the region.
+  struct Source {
+    uintptr_t address;  // 0: none
+    size_t held_bytes;  // which have pages
+    uint64_t origin;
+  };
+
+  // No more than half of it is new: `calloc` has to clear what is not all fresh.
+  Source take_source(size_t bytes) HAKMEM_REQUIRES(lock_) {
+    for (uint32_t i = 0; i < retained_count_; ++i) {
+      Mapping last = retained_[i];
+      if (last.bytes < bytes / 2 || !region_.extend(last.address + last.bytes, bytes - last.bytes)) continue;
+      uint64_t origin = table_.find(last.address)->origin;
+      take_out(i);
+      return {last.address, last.bytes, origin};
+    }
+    uintptr_t fresh = region_.take(bytes, used_bytes_ + bytes >= kHugePagesFrom, last_origin_);
+    if (fresh != 0) return {fresh, 0, region_.origin()};
+    Mapping largest = take_largest(bytes);
+    return {largest.address, largest.bytes, 0};
+  }
+
+  // Null when the kernel refuses; then nothing of the source is left.
+  void* complete(Source source, size_t bytes, uint32_t shard) {
+    auto* address = reinterpret_cast<void*>(source.address);
+    if (source.origin != 0) return address;
+    if (void* grown = Memory::remap(address, source.held_bytes, bytes); grown != nullptr) {
+      allow_huge_pages(grown, source.held_bytes, bytes);
+      return grown;
+    }
+    Mapping whole{source.address, source.held_bytes};
+    unmap(&whole, 1, shard);  // under a limit, the addresses may be what is missing
+    return nullptr;
+  }
+
+  void* map_alone(size_t bytes, size_t alignment) {
+    size_t least = bytes >= kHugePagesFrom ? kHugePageBytes : kPageBytes;
+    void* address = Memory::map(bytes, alignment < least ? least : alignment);
+    if (address != nullptr) allow_huge_pages(address, 0, bytes);
+    return address;
+  }
+
+  // Lengthens a live mapping by retained pages behind it, or by addresses that were not used yet.
+  bool extend_in_place(Entry* entry, size_t bytes) HAKMEM_REQUIRES(lock_) {
+    size_t old_bytes = entry->bytes.load(std::memory_order_relaxed);
+    uintptr_t end = entry->address.load(std::memory_order_relaxed) + old_bytes;
+    size_t more = bytes - old_bytes;
+    uint32_t index = 0;
+    while (index < retained_count_ && retained_[index].address != end) ++index;
+    if (index < retained_count_) {
+      Mapping& behind = retained_[index];
+      if (behind.bytes < more || table_.find(end)->origin != entry->origin) return false;
+      if (behind.bytes == more) {
+        take_out(index);
+      } else {
+        Entry* rest = table_.find(end);
+        table_.unlink(rest);
+        behind = {end + more, behind.bytes - more};
+        table_.insert(rest, behind.address, behind.bytes, 0, entry->origin);
+        retained_bytes_ -= more;
+      }
+    } else if (!region_.extend(end, more)) {
+      return false;
+    }
+    entry->bytes.store(bytes, std::memory_order_relaxed);
+    return true;
+  }
+
   // Once, of a mapping that has become large enough.
   static void allow_huge_pages(void* address, size_t old_bytes, size_t bytes) {
     if (old_bytes < kHugePagesFrom && bytes >= kHugePagesFrom) Memory::allow_huge_pages(address, bytes, true);
-  }
-
-  Entry*& bucket_of(uintptr_t address) HAKMEM_REQUIRES(lock_) {
-    return buckets_[(address / kPageBytes * 0x9E3779B97F4A7C15u >> 32) & (kBuckets - 1)];
-  }
-
-  Entry* find(uintptr_t address) HAKMEM_REQUIRES(lock_) {
-    if (buckets_ == nullptr) return nullptr;
-    Entry* entry = bucket_of(address);
-    while (entry != nullptr && entry->address.load(std::memory_order_relaxed) != address) entry = entry->next;
-    return entry;
-  }
-
-  void insert(Entry* entry, Mapping mapping, size_t requested, uint64_t origin) HAKMEM_REQUIRES(lock_) {
-    Entry*& bucket = bucket_of(mapping.address);
-    entry->next = bucket;
-    bucket = entry;
-    entry->origin = origin;
-    entry->bytes.store(mapping.bytes, std::memory_order_relaxed);
-    entry->requested.store(requested, std::memory_order_relaxed);
-    entry->address.store(mapping.address, std::memory_order_relaxed);
-  }
-
-  void unlink(Entry* entry) HAKMEM_REQUIRES(lock_) {
-    Entry** link = &bucket_of(entry->address.load(std::memory_order_relaxed));
-    while (*link != entry) link = &(*link)->next;
-    *link = entry->next;
-  }
-
-  void erase(Entry* entry) HAKMEM_REQUIRES(lock_) {
-    unlink(entry);
-    put_entry(entry);
-  }
-
-  // Null when there is no memory for it.
-  Entry* take_entry() HAKMEM_REQUIRES(lock_) {
-    if (free_entries_ == nullptr && !add_entries()) return nullptr;
-    Entry* entry = free_entries_;
-    free_entries_ = entry->next;
-    return entry;
-  }
-
-  void put_entry(Entry* entry) HAKMEM_REQUIRES(lock_) {
-    entry->address.store(0, std::memory_order_relaxed);
-    entry->next = free_entries_;
-    free_entries_ = entry;
-  }
-
-  bool add_entries() HAKMEM_REQUIRES(lock_) {
-    if (buckets_ == nullptr) buckets_ = static_cast<Entry**>(arena_.allocate_metadata(kBuckets * sizeof(Entry*)));
-    if (buckets_ == nullptr) return false;
-    auto* block = static_cast<EntryBlock*>(arena_.allocate_metadata(sizeof(EntryBlock)));
-    if (block == nullptr) return false;
-    for (Entry& entry : block->entries) put_entry(&entry);
-    block->next = entry_blocks_.load(std::memory_order_relaxed);
-    entry_blocks_.store(block, std::memory_order_release);  // pairs with visit()
-    return true;
   }
 
   // The smallest retained mapping that is large enough, without what it has
@@ -294,33 +286,38 @@ class HugeHeap {
     if (best == retained_count_) return 0;
     Mapping& mapping = retained_[best];
     uintptr_t address = mapping.address;
-    Entry* entry = find(address);
+    Entry* entry = table_.find(address);
     entry->requested.store(requested, std::memory_order_relaxed);
     size_t rest = mapping.bytes - bytes;
     if (rest > bytes / 8) {
       entry->bytes.store(bytes, std::memory_order_relaxed);
       mapping = {address + bytes, rest};
-      insert(spare, mapping, 0, entry->origin);
+      table_.insert(spare, mapping.address, mapping.bytes, 0, entry->origin);
       retained_bytes_ -= bytes;
       used_bytes_ += bytes;
     } else {
-      put_entry(spare);
+      table_.put(spare);
       used_bytes_ += mapping.bytes;
       remove_retained(best);
     }
     return address;
   }
 
-  // The largest retained mapping, which is nobody's then, to be grown to `bytes`.
-  // None of less than half of that: `calloc` has to clear what is not fresh.
+  // The largest retained mapping, which is nobody's then, to be grown to `bytes`;
+  // none of less than half of that.
   Mapping take_largest(size_t bytes) HAKMEM_REQUIRES(lock_) {
     uint32_t largest = retained_count_;
     for (uint32_t i = 0; i < retained_count_; ++i)
       if (largest == retained_count_ || retained_[i].bytes > retained_[largest].bytes) largest = i;
     if (largest == retained_count_ || retained_[largest].bytes < bytes / 2) return {};
-    Mapping mapping = retained_[largest];
-    remove_retained(largest);
-    erase(find(mapping.address));
+    return take_out(largest);
+  }
+
+  // Nobody's from then on.
+  Mapping take_out(uint32_t index) HAKMEM_REQUIRES(lock_) {
+    Mapping mapping = retained_[index];
+    remove_retained(index);
+    table_.erase(table_.find(mapping.address));
     return mapping;
   }
 
@@ -331,12 +328,12 @@ class HugeHeap {
       Mapping neighbour = retained_[i];
       bool below = neighbour.address + neighbour.bytes == mapping.address;
       if (!below && mapping.address + mapping.bytes != neighbour.address) continue;
-      if (find(neighbour.address)->origin != find(mapping.address)->origin) continue;
+      if (table_.find(neighbour.address)->origin != table_.find(mapping.address)->origin) continue;
       remove_retained(i);
-      erase(find(below ? mapping.address : neighbour.address));
+      table_.erase(table_.find(below ? mapping.address : neighbour.address));
       mapping = {below ? neighbour.address : mapping.address, mapping.bytes + neighbour.bytes};
     }
-    find(mapping.address)->bytes.store(mapping.bytes, std::memory_order_relaxed);
+    table_.find(mapping.address)->bytes.store(mapping.bytes, std::memory_order_relaxed);
     return mapping;
   }
 
@@ -346,22 +343,22 @@ class HugeHeap {
     for (uint32_t i = index; i < retained_count_; ++i) retained_[i] = retained_[i + 1];
   }
 
-  // Takes up to `bytes` off the end of what is retained longest, for unmap().
+  // Takes about `bytes` off the end of what is retained longest, for unmap(): whole huge
+  // pages, of which the kernel keeps all or nothing.
   Mapping trim_oldest(size_t bytes) HAKMEM_REQUIRES(lock_) {
     Mapping& oldest = retained_[0];
-    if (bytes > oldest.bytes - kPageBytes) {
-      Mapping whole = oldest;
-      remove_retained(0);
-      erase(find(whole.address));
-      released_bytes_ += whole.bytes;
-      return whole;
+    uintptr_t end = oldest.address + oldest.bytes;
+    uintptr_t cut = bytes < oldest.bytes ? align_down(end - bytes, kHugePageBytes) : 0;
+    if (cut <= oldest.address) {
+      released_bytes_ += oldest.bytes;
+      return take_out(0);
     }
-    bytes = align_up(bytes, kPageBytes);
-    oldest.bytes -= bytes;
-    find(oldest.address)->bytes.store(oldest.bytes, std::memory_order_relaxed);
-    retained_bytes_ -= bytes;
-    released_bytes_ += bytes;
-    return {oldest.address + oldest.bytes, bytes};
+    Mapping tail{cut, end - cut};
+    oldest.bytes -= tail.bytes;
+    table_.find(oldest.address)->bytes.store(oldest.bytes, std::memory_order_relaxed);
+    retained_bytes_ -= tail.bytes;
+    released_bytes_ += tail.bytes;
+    return tail;
   }
 
   size_t unmap(const Mapping* mappings, uint32_t count, uint32_t shard) {
@@ -374,17 +371,14 @@ class HugeHeap {
     return bytes;
   }
 
-  PageArena<Memory>& arena_;
   RankedLock lock_{LockRank::kHuge};
-  Entry** buckets_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // made at the first use
-  Entry* free_entries_ HAKMEM_GUARDED_BY(lock_) = nullptr;
-  std::atomic<EntryBlock*> entry_blocks_{nullptr};  // written under lock_
+  HugeRegion<Memory> region_ HAKMEM_GUARDED_BY(lock_);
+  HugeTable<Memory> table_ HAKMEM_GUARDED_BY(lock_);
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   size_t retained_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   size_t released_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;  // unmapped lately; what is mapped again was churn
   uint64_t last_origin_ HAKMEM_GUARDED_BY(lock_) = 0;
-  // More than elsewhere: few blocks whose sizes vary fit each other badly, and they are often touched in part only.
-  PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_){6};
+  PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
   uint32_t retained_count_ HAKMEM_GUARDED_BY(lock_) = 0;
   Mapping retained_[kMaxRetained] HAKMEM_GUARDED_BY(lock_){};  // oldest first
 };

@@ -21,9 +21,6 @@ class PurgePolicy {
   static constexpr size_t kMinHoldBack = 128 * kMiB;
   static constexpr size_t kLongRetained = 32 * kMiB;
 
-  // Churn widens the hold-back by at most so many eighths of what is used, and a purge.
-  constexpr explicit PurgePolicy(uint32_t churn_eighths = 4) : churn_eighths_(churn_eighths) {}
-
   // Free bytes to keep while `used` are in use.
   size_t hold_back(size_t used) const {
     return (used / 10 > kMinHoldBack ? used / 10 : kMinHoldBack) + churn_.load(std::memory_order_relaxed);
@@ -45,7 +42,7 @@ class PurgePolicy {
 
   // Purged memory was taken into use again, `used` with it: purging it was a loss.
   void taken_again(size_t bytes, size_t used) {
-    size_t limit = used / 8 * churn_eighths_ + kMaxPurgeBytes;
+    size_t limit = used / 2 + kMaxPurgeBytes;
     size_t churn = churn_.load(std::memory_order_relaxed) + bytes;
     churn_.store(churn < limit ? churn : limit, std::memory_order_relaxed);
   }
@@ -64,7 +61,6 @@ class PurgePolicy {
   static constexpr size_t kPurgeStep = 1 * kMiB;
   static constexpr size_t kMaxPurgeBytes = 16 * kMiB;
 
-  uint32_t churn_eighths_;
   std::atomic<size_t> churn_{0};
 };
 

@@ -23,8 +23,11 @@ using Huge = HugeHeap<FakeMemory>;
 
 constexpr size_t kHeld = PurgePolicy::kMinHoldBack;
 
+// Where addresses are limited, each allocation is a mapping of its own; HugeRegionTest has the rest.
 class HugeHeapTest : public testing::Test {
  protected:
+  HugeHeapTest() { kernel_.set_address_space_limit(size_t{1} << 46); }
+
   void* allocate(size_t bytes, size_t alignment = kPageBytes) { return huge_.allocate(bytes, alignment, 0).address; }
 
   struct Visited {

@@ -42,10 +42,10 @@ TEST(PurgePolicy, HoldsBackMoreWhilePurgedMemoryIsTakenAgain) {
 }
 
 TEST(PurgePolicy, TheBoundOfChurnIsAShareOfWhatIsUsed) {
-  PurgePolicy policy(6);
+  PurgePolicy policy;
   policy.taken_again(100 * kGiB, 400 * kMiB);
-  EXPECT_EQ(policy.surplus(kHeld + (300 + 16) * kMiB, 0), 0u);
-  EXPECT_GT(policy.surplus(kHeld + (300 + 16) * kMiB + 1, 0), 0u);
+  EXPECT_EQ(policy.surplus(kHeld + (200 + 16) * kMiB, 0), 0u);
+  EXPECT_GT(policy.surplus(kHeld + (200 + 16) * kMiB + 1, 0), 0u);
 }
 
 size_t retained_after(int seconds, size_t retained) {

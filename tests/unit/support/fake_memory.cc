@@ -149,7 +149,8 @@ void* FakeMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
   std::lock_guard guard(mutex);
   if (refuses(Call::kRemap)) return nullptr;
   uintptr_t start = reinterpret_cast<uintptr_t>(address);
-  if (!lies_within(state->mapped, start, old_bytes)) {
+  auto& ranges = lies_within(state->mapped, start, old_bytes) ? state->mapped : state->reserved;
+  if (!lies_within(ranges, start, old_bytes)) {
     ADD_FAILURE() << "remap of what is not mapped";
     return nullptr;
   }
@@ -163,7 +164,9 @@ void* FakeMemory::remap(void* address, size_t old_bytes, size_t new_bytes) {
     moved = LinuxMemory::remap(address, old_bytes, new_bytes);
     if (moved == nullptr) return nullptr;
   }
-  cut(state->mapped, start, old_bytes);
+  cut(ranges, start, old_bytes);
+  state->committed_pages.erase(state->committed_pages.lower_bound(start),
+                               state->committed_pages.lower_bound(start + old_bytes));
   state->mapped[reinterpret_cast<uintptr_t>(moved)] = new_bytes;
   return moved;
 }
@@ -237,6 +240,11 @@ size_t FakeKernel::reserved_bytes() const {
   size_t sum = 0;
   for (auto [address, bytes] : state->reserved) sum += bytes;
   return sum;
+}
+
+size_t FakeKernel::committed_bytes() const {
+  std::lock_guard guard(mutex);
+  return state->committed_pages.size() * kPageBytes;
 }
 
 bool FakeKernel::is_committed(uintptr_t address) const {

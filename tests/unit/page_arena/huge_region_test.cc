@@ -1,0 +1,252 @@
+// Huge allocations side by side: HugeHeap where addresses are not limited.
+#include "allocator/page_arena/huge_region.h"
+
+#include <gtest/gtest.h>
+#include <string.h>
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "allocator/page_arena/huge_heap.h"
+#include "tests/unit/support/build.h"
+#include "tests/unit/support/fake_memory.h"
+#include "tests/unit/support/random.h"
+
+namespace hakmem {
+namespace {
+
+using test::Call;
+using test::FakeKernel;
+using test::FakeMemory;
+
+class HugeRegionTest : public testing::Test {
+ protected:
+  HugeRegionTest() {
+    // Metadata of the heap: everything else that is committed is the region's.
+    free(allocate(kPageBytes));
+    huge_.purge(0);
+    metadata_bytes_ = kernel_.committed_bytes();
+  }
+
+  char* allocate(size_t bytes) { return static_cast<char*>(huge_.allocate(bytes, kPageBytes, 0).address); }
+  void free(void* block) { EXPECT_TRUE(huge_.free(block, 0)); }
+  char* resize(void* block, size_t bytes) { return static_cast<char*>(huge_.resize(block, bytes, 0)); }
+
+  size_t bytes(bool live) const {
+    size_t sum = 0;
+    huge_.visit([&](uintptr_t, size_t bytes, size_t requested) { sum += (requested > 0) == live ? bytes : 0; });
+    return sum;
+  }
+  uint32_t retained_ranges() const {
+    uint32_t count = 0;
+    huge_.visit([&](uintptr_t, size_t, size_t requested) { count += requested == 0; });
+    return count;
+  }
+  size_t committed_bytes() const { return kernel_.committed_bytes() - metadata_bytes_; }
+
+  FakeKernel kernel_;
+  std::unique_ptr<PageArena<FakeMemory>> arena_ = std::make_unique<PageArena<FakeMemory>>();
+  HugeHeap<FakeMemory> huge_{*arena_};
+  size_t metadata_bytes_ = 0;
+};
+
+TEST_F(HugeRegionTest, StandsSideBySideAndIsJoined) {
+  std::vector<char*> blocks;
+  for (int i = 0; i < 3; ++i) blocks.push_back(allocate(kMiB));
+  EXPECT_EQ(blocks[1], blocks[0] + kMiB);
+  EXPECT_EQ(blocks[2], blocks[1] + kMiB);
+  EXPECT_EQ(kernel_.mapped_bytes(), 0u);
+  EXPECT_EQ(committed_bytes(), 3 * kMiB);
+  free(blocks[0]);
+  free(blocks[2]);
+  EXPECT_EQ(retained_ranges(), 2u);
+  free(blocks[1]);
+  EXPECT_EQ(retained_ranges(), 1u);
+  EXPECT_EQ(allocate(3 * kMiB), blocks[0]);
+}
+
+TEST_F(HugeRegionTest, SmallPagesUntilFourMebibytesAreUsed) {
+  char* first = allocate(3 * kMiB);
+  EXPECT_EQ(committed_bytes(), 3 * kMiB);
+  char* second = allocate(2 * kMiB + kPageBytes);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(second) % kHugePageBytes, 0u);
+  EXPECT_EQ(committed_bytes(), 7 * kMiB);  // whole huge pages
+  EXPECT_EQ(bytes(true), 5 * kMiB + kPageBytes);
+  EXPECT_EQ(bytes(false), 2 * kMiB - kPageBytes);  // what shares its last one
+  // The two are not one mapping for the kernel.
+  free(first);
+  free(second);
+  EXPECT_EQ(retained_ranges(), 3u);
+  EXPECT_EQ(allocate(2 * kMiB + kPageBytes), second);
+}
+
+TEST_F(HugeRegionTest, WhatIsRetainedLastIsLengthened) {
+  char* block = allocate(20 * kMiB);
+  memset(block, 7, 20 * kMiB);
+  free(block);
+  auto [lengthened, zeroed] = huge_.allocate(40 * kMiB, kPageBytes, 0);
+  EXPECT_EQ(lengthened, block);
+  EXPECT_FALSE(zeroed);
+  EXPECT_EQ(committed_bytes(), 40 * kMiB);
+  free(lengthened);
+  huge_.purge(0);
+  // Where less than half of it is old, it is all new: calloc need not clear it.
+  free(allocate(3 * kMiB));
+  EXPECT_TRUE(huge_.allocate(7 * kMiB, kPageBytes, 0).zeroed);
+}
+
+TEST_F(HugeRegionTest, ABlockGrowsIntoWhatIsFreeBehindIt) {
+  char* block = allocate(8 * kMiB);
+  memset(block, 1, 8 * kMiB);
+  EXPECT_EQ(resize(block, 9 * kMiB), block);  // the last one of the region
+  char* behind = allocate(4 * kMiB);
+  EXPECT_EQ(behind, block + 9 * kMiB);
+  allocate(kMiB);
+  uint64_t remaps = kernel_.calls(Call::kRemap);
+  free(behind);
+  EXPECT_EQ(resize(block, 12 * kMiB), block);
+  EXPECT_EQ(bytes(true), 13 * kMiB);
+  EXPECT_EQ(allocate(kMiB), block + 12 * kMiB);  // the rest
+  EXPECT_EQ(kernel_.calls(Call::kRemap), remaps);
+  char* moved = resize(block, 16 * kMiB);  // nothing is free there
+  ASSERT_NE(moved, nullptr);
+  EXPECT_EQ(kernel_.calls(Call::kRemap), remaps + 1);
+  EXPECT_EQ(moved[8 * kMiB - 1], 1);
+  EXPECT_EQ(huge_.usable_bytes(moved), 16 * kMiB);
+  EXPECT_FALSE(moved != block && huge_.free(block, 0));
+  free(moved);
+}
+
+TEST_F(HugeRegionTest, ABlockGrowsIntoAllThatIsFreeBehindIt) {
+  char* block = allocate(8 * kMiB);
+  char* behind = allocate(4 * kMiB);
+  allocate(kMiB);
+  free(behind);
+  EXPECT_EQ(resize(block, 12 * kMiB), block);
+  EXPECT_EQ(retained_ranges(), 1u);  // what shares the last huge page
+  free(block);
+  EXPECT_EQ(allocate(12 * kMiB), block);
+}
+
+TEST_F(HugeRegionTest, PurgeGivesBackTheRegion) {
+  size_t reserved = kernel_.reserved_bytes();
+  char* kept = allocate(kMiB);
+  free(allocate(30 * kMiB));
+  EXPECT_GE(kernel_.reserved_bytes(), reserved + HugeRegion<FakeMemory>::kBytes - kHugePageBytes);
+  huge_.purge(0);
+  EXPECT_EQ(committed_bytes(), kMiB);
+  EXPECT_LT(kernel_.reserved_bytes(), reserved + 2 * kHugePageBytes);
+  char* next = allocate(kMiB);
+  EXPECT_TRUE(next > kept + kMiB || next < kept);
+  kept[0] = next[0] = 1;
+  free(kept);
+  free(next);
+}
+
+TEST_F(HugeRegionTest, VeryLargeAndAlignedBlocksAreMappingsOfTheirOwn) {
+  size_t most = HugeRegion<FakeMemory>::kMaxRangeBytes;
+  free(allocate(most));
+  EXPECT_EQ(kernel_.mapped_bytes(), 0u);
+  huge_.purge(0);
+  char* large = allocate(most + kPageBytes);
+  EXPECT_EQ(kernel_.mapped_bytes(), most + kPageBytes);
+  void* aligned = huge_.allocate(3 * kMiB, 16 * kMiB, 0).address;
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(aligned) % (16 * kMiB), 0u);
+  EXPECT_EQ(kernel_.mapped_bytes(), most + kPageBytes + 3 * kMiB);
+  free(aligned);
+  free(large);
+}
+
+TEST_F(HugeRegionTest, TheNextRegionFollowsAFullOne) {
+  std::vector<char*> blocks;
+  for (int i = 0; i < 40; ++i) blocks.push_back(allocate(60 * kMiB));
+  std::map<char*, int> distinct;
+  for (char* block : blocks) {
+    ASSERT_NE(block, nullptr);
+    block[0] = block[60 * kMiB - 1] = 1;
+    ++distinct[block];
+  }
+  EXPECT_EQ(distinct.size(), 40u);
+  EXPECT_EQ(kernel_.mapped_bytes(), 0u);
+  for (char* block : blocks) free(block);
+  huge_.purge(0);
+  EXPECT_EQ(committed_bytes(), 0u);
+}
+
+TEST_F(HugeRegionTest, WithoutARegionThereAreMappings) {
+  for (Call call : {Call::kReserve, Call::kCommit}) {
+    kernel_.fail_always(call);
+    char* block = allocate(5 * kMiB);
+    ASSERT_NE(block, nullptr);
+    EXPECT_EQ(kernel_.mapped_bytes(), 5 * kMiB);
+    free(block);
+    huge_.purge(0);
+    kernel_.recover();
+  }
+  // A block that cannot grow where it stands is moved.
+  char* block = allocate(5 * kMiB);
+  block[0] = 7;
+  kernel_.fail_always(Call::kCommit);
+  char* grown = resize(block, 7 * kMiB);
+  ASSERT_NE(grown, nullptr);
+  EXPECT_EQ(grown[0], 7);
+  kernel_.recover();
+}
+
+TEST_F(HugeRegionTest, NobodyGetsTheSamePages) {
+  test::Random random(3);
+  struct Block {
+    char* address;
+    size_t bytes;
+    char tag;
+  };
+  std::vector<Block> blocks;
+  auto mark = [](Block& block, char tag) {
+    block.tag = block.address[0] = block.address[block.bytes - 1] = tag;
+    for (size_t at = 0; at < block.bytes; at += kMiB) block.address[at] = tag;
+  };
+  auto check = [](const Block& block) {
+    bool is_whole = block.address[0] == block.tag && block.address[block.bytes - 1] == block.tag;
+    for (size_t at = 0; at < block.bytes; at += kMiB) is_whole &= block.address[at] == block.tag;
+    return is_whole;
+  };
+  auto draw = [&] { return (size_t{1} + random.below(256)) * 16 * kPageBytes; };
+  for (uint32_t step = 0; step < test::rounds(1200); ++step) {
+    if (step % 200 == 199) huge_.decay(0);
+    if (blocks.size() < 24) {
+      Block block{nullptr, draw(), 0};
+      block.address = allocate(block.bytes);
+      ASSERT_NE(block.address, nullptr);
+      mark(block, static_cast<char>(step));
+      blocks.push_back(block);
+      continue;
+    }
+    size_t index = random.below(24);
+    Block& block = blocks[index];
+    ASSERT_TRUE(check(block)) << "step " << step;
+    if (random.below(3) == 0) {
+      size_t kept = block.bytes;
+      block.bytes = draw();
+      block.address = resize(block.address, block.bytes);
+      ASSERT_NE(block.address, nullptr);
+      ASSERT_EQ(block.address[0], block.tag);
+      ASSERT_TRUE(kept > block.bytes || block.address[kept - 1] == block.tag);
+      mark(block, static_cast<char>(step));
+    } else {
+      free(block.address);
+      blocks[index] = blocks.back();
+      blocks.pop_back();
+    }
+    ASSERT_EQ(kernel_.mapped_bytes() + committed_bytes(), bytes(true) + bytes(false));
+  }
+  for (Block& block : blocks) {
+    EXPECT_TRUE(check(block));
+    free(block.address);
+  }
+  huge_.purge(0);
+  EXPECT_EQ(kernel_.mapped_bytes() + committed_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace hakmem
