@@ -15,6 +15,7 @@
 #include "allocator/platform/clock.h"
 #include "allocator/superslab/readers.h"
 #include "allocator/superslab/superslab.h"
+#include "allocator/superslab/superslab_bins.h"
 
 namespace hakmem {
 
@@ -29,7 +30,7 @@ class SuperslabHeap {
   Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard) {
     metrics::StepTimer timer(shard);
     lock_.lock();
-    Superslab* superslab = find_superslab(units);
+    Superslab* superslab = bins_.find(units);
     timer.finish(metrics::RefillStep::Scan);
     bool is_mapped = superslab != nullptr;
     if (superslab == nullptr) {
@@ -89,10 +90,10 @@ class SuperslabHeap {
       slab[i].state = SlabState::Free;
       slab[i].owner.store(owner::kFree, std::memory_order_relaxed);
     }
-    unlink(superslab);
+    bins_.unlink(superslab);
     superslab->free |= run;
     superslab->dirty |= run;
-    link(superslab);
+    bins_.link(superslab);
     size_t excess = policy_.excess(retained_bytes(), used_bytes_);
     lock_.unlock();
     if (excess > 0) [[unlikely]]
@@ -130,20 +131,19 @@ class SuperslabHeap {
     // A reader that began before may still follow a link into what is empty by
     // now; one that begins later finds no such link.
     if (!Readers<>::are_none(readers_)) return 0;
-    for (auto& bins : bins_)
-      while (Superslab* superslab = bins[kUnitsPerSuperslab].first) {
-        unlink(superslab);
-        size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
-        retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
-        superslab->dirty = superslab->purged = 0;
-        superslab->is_released = true;
-        superslab->is_huge = false;
-        remove_guards(superslab, superslab->guarded);
-        Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
-        superslab->next = released_;
-        released_ = superslab;
-        bytes += kSuperslabBytes;
-      }
+    while (Superslab* superslab = bins_.first_empty()) {
+      bins_.unlink(superslab);
+      size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
+      retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
+      superslab->dirty = superslab->purged = 0;
+      superslab->is_released = true;
+      superslab->is_huge = false;
+      remove_guards(superslab, superslab->guarded);
+      Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
+      superslab->next = released_;
+      released_ = superslab;
+      bytes += kSuperslabBytes;
+    }
     return bytes;
   }
 
@@ -204,13 +204,7 @@ class SuperslabHeap {
   PageArena<Memory>& arena() { return arena_; }
 
   // Debug builds and tests, with no call under way.
-  bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS {
-    for (const auto& bins : bins_)
-      for (const Bin& bin : bins)
-        for (Superslab* superslab = bin.first; superslab != nullptr; superslab = superslab->next)
-          if (!superslab->is_consistent() || &bin != &bins_[superslab->bin_kind][superslab->bin]) return false;
-    return arena_.is_consistent();
-  }
+  bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS { return bins_.is_consistent() && arena_.is_consistent(); }
 
  private:
   // Of a superslab, behind its record; pages of it are used as its slabs take blocks back.
@@ -219,29 +213,6 @@ class SuperslabHeap {
   // A process whose slabs use less, or less a thread, is not made larger by pages that
   // it touches in part: each thread has a slab of every class that it has just begun.
   static constexpr size_t kHugePagesFromPerThread = 3 * kMiB;
-  static constexpr uint32_t kDirtyTries = 16;  // superslabs looked at for a run that holds pages
-
-  struct Bin {
-    Superslab* first = nullptr;
-    Superslab* last = nullptr;
-  };
-
-  // The fullest superslab that has a run of `units`: what is nearly empty gets
-  // the chance to become empty, and is purged whole. But one where such a run
-  // still holds pages goes before it, if one is near: it costs no page fault,
-  // and no memory beside what is held back already.
-  Superslab* find_superslab(uint32_t units) const HAKMEM_REQUIRES(lock_) {
-    uint64_t dirty = bins_in_use_[Superslab::kDirty] >> units << units;
-    uint64_t clean = bins_in_use_[Superslab::kClean] >> units << units;
-    uint32_t tries = kDirtyTries;
-    for (uint64_t rest = dirty; rest != 0 && tries != 0; rest &= rest - 1)
-      for (Superslab* superslab = bins_[Superslab::kDirty][__builtin_ctzll(rest)].first;
-           superslab != nullptr && tries != 0; superslab = superslab->next, --tries)
-        if (run_starts(superslab->dirty, units) != 0) return superslab;
-    if ((dirty | clean) == 0) return nullptr;
-    uint32_t shortest = static_cast<uint32_t>(__builtin_ctzll(dirty | clean));
-    return bins_[dirty >> shortest & 1 ? Superslab::kDirty : Superslab::kClean][shortest].first;
-  }
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {
     uint32_t tries = kMaxRemaps;
@@ -250,7 +221,7 @@ class SuperslabHeap {
       if (!Memory::map_at(reinterpret_cast<void*>(superslab->address), kSuperslabBytes)) continue;
       *link_to = superslab->next;
       superslab->is_released = false;
-      link(superslab);
+      bins_.link(superslab);
       return superslab;
     }
     return nullptr;
@@ -277,7 +248,7 @@ class SuperslabHeap {
       superslab->slabs[i].superslab = superslab;
       superslab->slabs[i].free_map = free_maps + i * kUnitMapWords;
     }
-    link(superslab);
+    bins_.link(superslab);
     if (created.reservation == 0 && created.index == 0) {
       slab_map_base = created.address;
       slab_map_records = superslab->slabs;
@@ -288,14 +259,14 @@ class SuperslabHeap {
 
   // Takes free units out of a superslab; returns how many of them still hold pages.
   uint32_t take_units(Superslab* superslab, uint32_t run) HAKMEM_REQUIRES(lock_) {
-    unlink(superslab);
+    bins_.unlink(superslab);
     uint32_t dirty_units = static_cast<uint32_t>(__builtin_popcount(superslab->dirty & run));
     uint32_t purged_units = static_cast<uint32_t>(__builtin_popcount(superslab->purged & run));
     if (purged_units != 0) policy_.taken_again(purged_units * kUnitBytes, used_bytes_);
     superslab->free &= ~run;
     superslab->dirty &= ~run;
     superslab->purged &= ~run;
-    link(superslab);
+    bins_.link(superslab);
     used_bytes_ += static_cast<uint32_t>(__builtin_popcount(run)) * kUnitBytes;
     retained_bytes_.store(retained_bytes() - dirty_units * kUnitBytes, std::memory_order_relaxed);
     return dirty_units;
@@ -367,7 +338,7 @@ class SuperslabHeap {
   // lock: meanwhile the units are neither free nor in a slab.
   size_t purge_one() {
     lock_.lock();
-    Superslab* superslab = emptiest_dirty();
+    Superslab* superslab = bins_.emptiest_dirty();
     if (superslab == nullptr) {
       lock_.unlock();
       return 0;
@@ -377,10 +348,10 @@ class SuperslabHeap {
     size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
     // Else the kernel would fill the gaps in again.
     if (units != ~0u) allow_huge_page(superslab, false);
-    unlink(superslab);
+    bins_.unlink(superslab);
     superslab->free &= ~units;
     superslab->dirty = 0;
-    link(superslab);
+    bins_.link(superslab);
     retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
     lock_.unlock();
 
@@ -394,7 +365,7 @@ class SuperslabHeap {
     }
 
     lock_.lock();
-    unlink(superslab);
+    bins_.unlink(superslab);
     superslab->free |= units;
     if (is_purged) {
       superslab->purged |= units;
@@ -402,33 +373,9 @@ class SuperslabHeap {
       superslab->dirty |= units;
       retained_bytes_.store(retained_bytes() + bytes, std::memory_order_relaxed);
     }
-    link(superslab);
+    bins_.link(superslab);
     lock_.unlock();
     return is_purged ? bytes : 0;  // 0: no use to go on
-  }
-
-  // Whole superslabs first, and of those the one that waited longest.
-  Superslab* emptiest_dirty() const HAKMEM_REQUIRES(lock_) {
-    uint64_t in_use = bins_in_use_[Superslab::kDirty];
-    return in_use == 0 ? nullptr : bins_[Superslab::kDirty][log2_floor(in_use)].last;
-  }
-
-  void link(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
-    superslab->bin = static_cast<uint8_t>(superslab->right_bin());
-    superslab->bin_kind = static_cast<uint8_t>(superslab->right_bin_kind());
-    Bin& bin = bins_[superslab->bin_kind][superslab->bin];
-    superslab->previous = nullptr;
-    superslab->next = bin.first;
-    (bin.first != nullptr ? bin.first->previous : bin.last) = superslab;
-    bin.first = superslab;
-    bins_in_use_[superslab->bin_kind] |= uint64_t{1} << superslab->bin;
-  }
-
-  void unlink(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
-    Bin& bin = bins_[superslab->bin_kind][superslab->bin];
-    (superslab->previous != nullptr ? superslab->previous->next : bin.first) = superslab->next;
-    (superslab->next != nullptr ? superslab->next->previous : bin.last) = superslab->previous;
-    if (bin.first == nullptr) bins_in_use_[superslab->bin_kind] &= ~(uint64_t{1} << superslab->bin);
   }
 
   PageArena<Memory>& arena_;
@@ -440,8 +387,7 @@ class SuperslabHeap {
   std::atomic<uint32_t> thread_count_{1};  // a hint, read under lock_
   Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
-  uint64_t bins_in_use_[Superslab::kBinKinds] HAKMEM_GUARDED_BY(lock_){};
-  Bin bins_[Superslab::kBinKinds][kUnitsPerSuperslab + 1] HAKMEM_GUARDED_BY(lock_){};
+  SuperslabBins bins_ HAKMEM_GUARDED_BY(lock_);
 };
 
 }  // namespace hakmem
