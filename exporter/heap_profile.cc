@@ -6,7 +6,6 @@
 #include <array>
 #include <charconv>
 #include <memory>
-#include <stdexcept>
 
 #include "exporter/address_space.h"
 #include "exporter/pprof.h"
@@ -51,7 +50,7 @@ Moment copy(const ModuleHost& host, bool with_samples) {
     moment.sites.resize(totals.sites + totals.sites / 8 + 64);
     if (with_samples) moment.samples.resize(totals.samples + totals.samples / 8 + 64);
   }
-  throw std::runtime_error("the heap profile is being changed");
+  throw Unavailable("the heap profile is being changed");
 }
 
 // Values of a sample, by type.
@@ -128,7 +127,7 @@ Response render_fragmentation(const ModuleHost& host) {
   const void* page = host.refresh(&bytes);
   telemetry::Snapshot snapshot;
   if (page == nullptr || !telemetry::read_snapshot(page, bytes, &snapshot).good())
-    throw std::runtime_error("no figures can be had");
+    throw Unavailable("no figures can be had");
   Moment now = copy(host, true);
   std::array<double, metrics::kSizeClassCount> live{};
   for (const SampleFigures& sample : now.samples) live[sample.size_class] += static_cast<double>(sample.amounts.bytes);
@@ -164,12 +163,8 @@ Response answer_kind(const ModuleHost& host, const Kind& kind, std::string_view 
   if (!kind.has_difference) return {.status = 400, .body = "there is no difference of this profile\n"};
   Response response;
   response.delay = std::chrono::seconds(seconds);
-  response.then = [&host, &kind, before = std::make_shared<Moment>(copy(host, false))]() -> Response {
-    try {
-      return render(kind, copy(host, false), before.get());
-    } catch (const std::exception& failure) {
-      return Response{.status = 500, .body = std::string(failure.what()) + "\n"};
-    }
+  response.then = [&host, &kind, before = std::make_shared<Moment>(copy(host, false))] {
+    return render(kind, copy(host, false), before.get());
   };
   return response;
 }

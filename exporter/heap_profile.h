@@ -16,7 +16,7 @@
 
 namespace hakmem::exporter {
 
-// `host` lives as long as the routes. The handlers throw where a profile cannot be made.
+// `host` lives as long as the routes. The handlers throw Unavailable where there is no profile just now.
 std::vector<Route> profile_routes(const telemetry::ModuleHost& host);
 
 }  // namespace hakmem::exporter

@@ -34,7 +34,7 @@ Response answer_metrics(const EmbeddedCollectable& collectable, std::string_view
   Response response;
   response.content_type = kMetricsContentType;
   response.body = serialise(collectable.collect(full_pid));
-  if (response.body.empty()) response = {.status = 503, .body = "no figures can be had\n"};
+  if (response.body.empty()) throw Unavailable("no figures can be had");
   collectable.scrape_took(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   return response;
 }

@@ -150,18 +150,20 @@ bool PageDirectory::read(Page& page, const std::string& name) {
 }
 
 void PageDirectory::first_read(Page& page) {
-  page.good = true;
   page.group = {page.snapshot.comm, home_of(page.snapshot.identity)};
   // Whoever may write to the folder chooses the names.
   if (!ended_.contains(page.group) && ended_.size() >= kMaxGroups) page.group = {"other", {}};
   ended_.try_emplace(page.group, telemetry::Snapshot::empty());
   page.by_pid = age_seconds(page.snapshot.identity) >= min_age_;
+  // Last: should memory run out on the way, the next scrape begins anew.
+  page.good = true;
 }
 
 void PageDirectory::show_by_pid(Page& page) {
+  auto counted = std::make_unique<telemetry::Snapshot>(telemetry::Snapshot::empty());
+  counted->add_counters_of(page.snapshot);
   page.by_pid = true;
-  page.counted_in_group = std::make_unique<telemetry::Snapshot>(telemetry::Snapshot::empty());
-  page.counted_in_group->add_counters_of(page.snapshot);
+  page.counted_in_group = std::move(counted);
   ended_.at(page.group).add_counters_of(page.snapshot);
 }
 

@@ -4,8 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 
 #include "telemetry/system.h"
@@ -16,6 +14,7 @@ namespace {
 constexpr size_t kContainerIdDigits = 64;
 constexpr size_t kShortIdDigits = 12;
 constexpr size_t kMaxUnitBytes = 64;
+constexpr size_t kMaxCgroups = 16 << 10;  // bytes of /proc/PID/cgroup
 
 // The pids of another namespace mean nothing here; its pages go with their container.
 bool is_of_this_namespace(const telemetry::Identity& identity) {
@@ -77,8 +76,11 @@ Home home_from_cgroups(const std::string& text) {
 
 Home home_of(const telemetry::Identity& identity) {
   if (!is_of_this_namespace(identity)) return {};
-  std::ifstream file("/proc/" + std::to_string(identity.pid) + "/cgroup");
-  return home_from_cgroups({std::istreambuf_iterator<char>(file), {}});
+  // Not by a stream: the process may end between open and read, which then fails, and the
+  // buffer of a stream throws.
+  char text[kMaxCgroups];
+  std::string path = "/proc/" + std::to_string(identity.pid) + "/cgroup";
+  return telemetry::read_small_file(path.c_str(), text, sizeof text) <= 0 ? Home{} : home_from_cgroups(text);
 }
 
 }  // namespace hakmem::exporter

@@ -2,10 +2,27 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "exporter/log.h"
 
 namespace hakmem::exporter {
+namespace {
+
+Response guarded(std::string_view path, const std::function<Response()>& handler) {
+  try {
+    Response response = handler();
+    if (response.then) response.then = [path, then = std::move(response.then)] { return guarded(path, then); };
+    return response;
+  } catch (const Unavailable& reason) {
+    return {.status = 503, .body = std::string(reason.what()) + "\n"};
+  } catch (const std::exception& error) {
+    logger().error("a request for {} failed: {}", path, error.what());
+    return {.status = 500, .body = "the request failed\n"};
+  }
+}
+
+}  // namespace
 
 bool is_address_or_localhost(std::string_view host) {
   if (host.starts_with('[')) return true;  // only an address may stand in brackets
@@ -32,12 +49,7 @@ Response Routes::answer(const Request& request) const {
     missing.body += "\n";
     return missing;
   }
-  try {
-    return route->handler(request);
-  } catch (const std::exception& error) {
-    logger().error("a request for {} failed: {}", route->path, error.what());
-    return {.status = 500, .body = "the request failed\n"};
-  }
+  return guarded(route->path, [&] { return route->handler(request); });
 }
 
 bool Routes::is_meant_for_us(const Request& request) const {

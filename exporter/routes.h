@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <stdexcept>
 #include <string_view>
 #include <vector>
 
@@ -16,12 +17,18 @@ struct Route {
   bool needs_access = true;
 };
 
+// Thrown by a handler: what was asked for cannot be had just now. The answer is 503, with the reason.
+struct Unavailable : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 class Routes {
  public:
   // /healthz, which anybody may ask, and `routes`, served at `address` (in host byte order).
   Routes(Access access, std::vector<Route> routes, uint32_t address);
 
-  // The handler's answer, or 401, 404, 421, or 500 where the handler throws, with a line in the log.
+  // The handler's answer, or 401, 404, 421, or 503 for Unavailable; 500 where the handler throws
+  // something else, with a line in the log.
   Response answer(const Request& request) const;
 
   // Says in one line that anybody may read what is served, where other machines reach the address.

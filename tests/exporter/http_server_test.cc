@@ -117,7 +117,9 @@ TEST(Access, TakesNoFileThatOthersMayReadOrThatHoldsNoSecret) {
 Routes some_routes(Access access = {}, uint32_t address = INADDR_LOOPBACK) {
   return {std::move(access),
           {{"/metrics", [](const Request&) { return Response{.body = "figures"}; }},
-           {"/fails", [](const Request&) -> Response { throw std::runtime_error("no memory"); }}},
+           {"/fails", [](const Request&) -> Response { throw std::runtime_error("no memory"); }},
+           {"/busy", [](const Request&) -> Response { throw Unavailable("just now"); }},
+           {"/later", [](const Request&) { return Response{.then = []() -> Response { throw Unavailable("yet"); }}; }}},
           address};
 }
 
@@ -127,7 +129,14 @@ TEST(Routes, AnswersPathsOfTheTableAlone) {
   EXPECT_EQ(routes.answer({"/healthz", "", ""}).body, "ok\n");
   EXPECT_EQ(routes.answer({"/fails", "", ""}).status, 500);
   EXPECT_EQ(routes.answer({"/metrics/", "", ""}).status, 404);
-  EXPECT_EQ(routes.answer({"/", "", ""}).body, "there is: /metrics /fails /healthz\n");
+  EXPECT_EQ(routes.answer({"/", "", ""}).body, "there is: /metrics /fails /busy /later /healthz\n");
+}
+
+TEST(Routes, WhatCannotBeHadJustNowIsNoFailure) {
+  Routes routes = some_routes();
+  for (const Response& response : {routes.answer({"/busy", "", ""}), routes.answer({"/later", "", ""}).then()})
+    EXPECT_EQ(response.status, 503);
+  EXPECT_EQ(routes.answer({"/busy", "", ""}).body, "just now\n");
 }
 
 TEST(Routes, WithASecretStrangersLearnNothing) {

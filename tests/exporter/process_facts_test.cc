@@ -2,6 +2,7 @@
 #include "exporter/process_facts.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "telemetry/system.h"
@@ -59,6 +60,22 @@ TEST(ProcessFacts, OfThisProcess) {
   EXPECT_TRUE(is_gone(own)) << "the pid was used again";
   own.pid_namespace = 1;
   EXPECT_FALSE(is_gone(own)) << "a pid of another namespace means nothing here";
+}
+
+// A file of /proc that was opened cannot be read once its process is gone.
+TEST(ProcessFacts, OfProcessesThatEndMeanwhile) {
+  auto* before = signal(SIGCHLD, SIG_IGN);  // so that they are gone at once
+  for (int i = 0; i < 300; ++i) {
+    pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) _exit(0);
+    telemetry::Identity identity{};
+    identity.pid = static_cast<uint32_t>(child);
+    identity.pid_namespace = telemetry::own_pid_namespace();
+    do ASSERT_NO_THROW(home_of(identity)) << "after " << i << " processes";
+    while (kill(child, 0) == 0);
+  }
+  signal(SIGCHLD, before);
 }
 
 }  // namespace
