@@ -9,14 +9,13 @@ itself, in a row of its own; the last column is without it.
 """
 
 import argparse
-import socket
 import threading
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from allocators import DEBIAN_PEERS, GLIBC, HAKMEM, Allocator, find_allocators, preloaded
 from document import DEFAULT_BUILD_DIR, ROOT
+from endpoint import free_port, scrape
 from errors import BenchError
 from runner import Job, Samples, macro_jobs, macro_outcome, run_all
 from significance import geometric_mean, median, median_interval
@@ -33,7 +32,7 @@ class Scraper:
 
     def __init__(self, port: int):
         self.scrapes = 0
-        self._url = f"http://127.0.0.1:{port}/metrics"
+        self._port = port
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -49,18 +48,11 @@ class Scraper:
         pause = 0.0
         while not self._stop.wait(pause):
             try:
-                with urllib.request.urlopen(self._url, timeout=5) as answer:
-                    answer.read()
+                scrape(self._port, timeout=5)
                 self.scrapes += 1
                 pause = 1.0
             except OSError:  # between two processes
                 pause = 0.05
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def telemetry_build(library: Path, port: int) -> Allocator:

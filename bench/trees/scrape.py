@@ -16,15 +16,17 @@ import argparse
 import os
 import pathlib
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+
+from endpoint import free_port, scrape  # noqa: E402
+
 BUILD = ROOT / "build" / "telemetry"
 LIBRARY = BUILD / "libhakmem-telemetry.so"
 WIDE_PROCESS = ROOT / "build" / "release" / "bench" / "bench_wide_process"
@@ -37,17 +39,6 @@ def environment(**variables):
 
 def preloaded(**variables):
     return environment(LD_PRELOAD=str(LIBRARY), **variables)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def scrape(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        return answer.read().decode()
 
 
 def wait_for(port):

@@ -51,12 +51,18 @@ export interface HeatmapSpec extends PanelBase {
   kind: 'heatmap';
 }
 
+/** A query that fills a column of a table. */
+export interface Column extends Query {
+  title: string;
+  unit: string;
+}
+
 export interface TableSpec extends PanelBase {
   kind: 'table';
-  /** The label that joins the queries; one row of the table for each of its values. */
+  /** The label that joins the columns; one row of the table for each of its values. */
   key: string;
   keyTitle: string;
-  columns: { title: string; unit: string }[];
+  queries: Column[];
   sortBy: string;
 }
 
@@ -175,10 +181,9 @@ function tablePanel(spec: TableSpec): table.PanelBuilder {
     .sortBy([new common.TableSortByFieldStateBuilder().displayName(spec.sortBy).desc(true)])
     .withTransformation({ id: 'joinByField', options: { byField: spec.key, mode: 'outer' } });
   const exclude: Record<string, boolean> = {};
-  spec.queries.forEach((_, index) => {
+  spec.queries.forEach((column, index) => {
     // joinByField numbers the equal field names of its frames: "Time 1", "Time 2", ...
     exclude[spec.queries.length > 1 ? `Time ${index + 1}` : 'Time'] = true;
-    const column = spec.columns[index]!;
     rename[`Value #${String.fromCharCode('A'.charCodeAt(0) + index)}`] = column.title;
     panel.overrideByName(column.title, [{ id: 'unit', value: column.unit }]);
   });

@@ -35,15 +35,11 @@ export const holders: RowSpec = {
       height: 10,
       key: 'site',
       keyTitle: 'Call site',
-      columns: [
-        { title: 'Holds', unit: 'bytes' },
-        { title: 'Growing for', unit: 's' },
+      queries: [
+        { title: 'Holds', unit: 'bytes', expr: `sum by (site) (${select('hakmem_leak_suspect_bytes')})` },
+        { title: 'Growing for', unit: 's', expr: `max by (site) (${select('hakmem_leak_suspect_age_seconds')})` },
       ],
       sortBy: 'Holds',
-      queries: [
-        { expr: `sum by (site) (${select('hakmem_leak_suspect_bytes')})` },
-        { expr: `max by (site) (${select('hakmem_leak_suspect_age_seconds')})` },
-      ],
     },
     {
       kind: 'heatmap',

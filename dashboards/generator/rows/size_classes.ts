@@ -3,6 +3,7 @@ import { PanelSpec, RowSpec, rate, ratio, select } from '../panels.js';
 
 const kThird = { kind: 'series', width: 8, height: 11 } as const;
 const bySizeClass = (expr: string): string => `sum by (size_class) (${expr})`;
+const fragmentation = (kind: string): string => select('hakmem_size_class_fragmentation_bytes', `kind="${kind}"`);
 
 const nowBySizeClass: PanelSpec = {
   kind: 'table',
@@ -13,21 +14,18 @@ const nowBySizeClass: PanelSpec = {
   height: 11,
   key: 'size_class',
   keyTitle: 'Size class',
-  columns: [
-    { title: 'External', unit: 'bytes' },
-    { title: 'Internal', unit: 'bytes' },
-    { title: 'Live', unit: 'bytes' },
-    { title: 'Slabs', unit: 'bytes' },
-    { title: 'Occupancy', unit: 'percentunit' },
+  queries: [
+    { title: 'External', unit: 'bytes', expr: bySizeClass(fragmentation('external')) },
+    { title: 'Internal', unit: 'bytes', expr: bySizeClass(fragmentation('internal')) },
+    { title: 'Live', unit: 'bytes', expr: bySizeClass(select('hakmem_live_bytes')) },
+    { title: 'Slabs', unit: 'bytes', expr: bySizeClass(select('hakmem_slab_bytes')) },
+    {
+      title: 'Occupancy',
+      unit: 'percentunit',
+      expr: `min by (size_class) (${select('hakmem_slab_occupancy_ratio')})`,
+    },
   ],
   sortBy: 'External',
-  queries: [
-    { expr: bySizeClass(select('hakmem_size_class_fragmentation_bytes', 'kind="external"')) },
-    { expr: bySizeClass(select('hakmem_size_class_fragmentation_bytes', 'kind="internal"')) },
-    { expr: bySizeClass(select('hakmem_live_bytes')) },
-    { expr: bySizeClass(select('hakmem_slab_bytes')) },
-    { expr: `min by (size_class) (${select('hakmem_slab_occupancy_ratio')})` },
-  ],
 };
 
 export const sizeClasses: RowSpec = {
@@ -59,12 +57,7 @@ export const sizeClasses: RowSpec = {
       about: 'Free bytes in slabs that still hold something. They can serve this size class only.',
       unit: 'bytes',
       stacked: true,
-      queries: [
-        {
-          expr: bySizeClass(select('hakmem_size_class_fragmentation_bytes', 'kind="external"')),
-          legend: '{{size_class}}',
-        },
-      ],
+      queries: [{ expr: bySizeClass(fragmentation('external')), legend: '{{size_class}}' }],
     },
     nowBySizeClass,
     {
@@ -75,12 +68,7 @@ export const sizeClasses: RowSpec = {
       width: 12,
       height: 11,
       stacked: true,
-      queries: [
-        {
-          expr: bySizeClass(select('hakmem_size_class_fragmentation_bytes', 'kind="internal"')),
-          legend: '{{size_class}}',
-        },
-      ],
+      queries: [{ expr: bySizeClass(fragmentation('internal')), legend: '{{size_class}}' }],
     },
   ],
 };
