@@ -28,6 +28,9 @@ struct State {
   // In a page of its own that the kernel clears in a forked child; null where
   // the kernel cannot (before Linux 4.14).
   std::atomic<uint32_t>* epoch;
+  // What the last scrape was answered from; the serving thread's.
+  const PageHeader* served;
+  size_t served_bytes;
 };
 constinit State state{};
 // The calling thread is at work on the page, in the middle of which a signal handler may fork.
@@ -121,6 +124,7 @@ void on_fork_child() {
   state.held.store(false, std::memory_order_relaxed);
   state.next_process_try = 0;
   state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
+  state.served = nullptr;
   abandon_page();
   forget_parent();
   leave_serving_to_parent();
@@ -134,7 +138,11 @@ void look_for_requests() {
 }
 
 const PageHeader* refresh_page(size_t* bytes) {
-  if (!acquire_page()) return nullptr;
+  if (!acquire_page()) {
+    // A thread that publishes has got no processor for as long: what it published before has to do.
+    *bytes = state.served_bytes;
+    return state.served;
+  }
   PageHeader* header = page();
   if (header != nullptr) {
     uint64_t now = coarse_now();
@@ -145,6 +153,8 @@ const PageHeader* refresh_page(size_t* bytes) {
     grow_page(threads);
     header = page();
     *bytes = current_page_bytes();
+    state.served = header;
+    state.served_bytes = *bytes;
   }
   release_page();
   return header;

@@ -33,7 +33,8 @@ void release_page();
 void look_for_requests();
 
 // Publishes everything for a scrape and makes on_transition hold back for a
-// while. Null when there is no page.
+// while. Null when there is no page. Where another thread has the page for more
+// than 100 ms it is returned as of the last call. For the serving thread.
 const PageHeader* refresh_page(size_t* bytes);
 
 }  // namespace hakmem::telemetry

@@ -8,6 +8,7 @@
 #include "allocator/metrics/counters.h"
 #include "telemetry/page_writer.h"
 #include "telemetry/snapshot.h"
+#include "telemetry/transitions.h"
 #include "tests/telemetry/fake_heap.h"
 #include "tests/telemetry/in_child.h"
 
@@ -236,6 +237,26 @@ TEST(Publisher, ATotalThatLagsIsFoundOut) {
   EXPECT_TRUE(is_off(100 * kMebibyte, 103 * kMebibyte));
   EXPECT_TRUE(is_off(103 * kMebibyte, 100 * kMebibyte));
   EXPECT_FALSE(is_off(100 * kMebibyte, 0)) << "no exact figure can be had";
+}
+
+// A thread that publishes may lose its processor for long.
+TEST(Publisher, AScrapeThatCannotMeasureShowsWhatWasMeasuredBefore) {
+  TemporaryFolder folder;
+  ChildResult result = in_child({{"HAKMEM_PAGES", folder.path()}}, [] {
+    size_t bytes = 0;
+    EXPECT_EQ(refresh_page(&bytes), nullptr) << "there is no page yet";
+    create_page(true, true);
+    const PageHeader* measured = refresh_page(&bytes);
+    ASSERT_NE(measured, nullptr);
+    ASSERT_TRUE(acquire_page());
+    size_t bytes_again = 0;
+    EXPECT_EQ(refresh_page(&bytes_again), measured);
+    EXPECT_EQ(bytes_again, bytes);
+    release_page();
+    Snapshot snapshot;
+    EXPECT_TRUE(read_snapshot(measured, bytes, &snapshot).good());
+  });
+  EXPECT_EQ(result.status, 0) << result.error_text;
 }
 
 TEST(Publisher, LocksAreCopied) {
