@@ -120,8 +120,8 @@ Response render(const Kind& kind, const Moment& now, const Moment* before) {
   return finish(profile, now);
 }
 
-// The free bytes of a class's part-full slabs, shared out over the sites that have
-// live objects of the class by what these hold.
+// The free bytes of a class's part-full slabs, shared out over its live samples by what
+// these pin.
 Response render_fragmentation(const ModuleHost& host) {
   size_t bytes = 0;
   const void* page = host.refresh(&bytes);
@@ -129,8 +129,8 @@ Response render_fragmentation(const ModuleHost& host) {
   if (page == nullptr || !telemetry::read_snapshot(page, bytes, &snapshot).good())
     throw Unavailable("no figures can be had");
   Moment now = copy(host, true);
-  std::array<double, metrics::kSizeClassCount> live{};
-  for (const SampleFigures& sample : now.samples) live[sample.size_class] += static_cast<double>(sample.amounts.bytes);
+  std::array<double, metrics::kSizeClassCount> all{};
+  for (const SampleFigures& sample : now.samples) all[sample.size_class] += sample.pinned;
   struct Share {
     double objects = 0, pinned = 0;
   };
@@ -139,10 +139,10 @@ Response render_fragmentation(const ModuleHost& host) {
     constexpr auto kExternal = static_cast<uint32_t>(metrics::Fragmentation::External);
     double pinned = snapshot.gauge(metrics::Metric::kClassFragmentationBytes,
                                    sample.size_class * metrics::kCountOf<metrics::Fragmentation> + kExternal);
-    if (!(pinned > 0)) continue;
+    if (!(pinned > 0) || sample.pinned == 0) continue;
     Share& share = shares[sample.site];
     share.objects += static_cast<double>(sample.amounts.objects) / kPartsOfObject;
-    share.pinned += pinned * static_cast<double>(sample.amounts.bytes) / live[sample.size_class];
+    share.pinned += pinned * sample.pinned / all[sample.size_class];
   }
   constexpr Pprof::ValueType kTypes[] = {{"inuse_objects", "count"}, {"pinned_space", "bytes"}};
   Pprof profile(kTypes, now.totals.interval);

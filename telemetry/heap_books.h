@@ -45,7 +45,9 @@ struct LiveSample {
   uint64_t allocated;
   uint64_t time;
   uint32_t size_class;
+  uint32_t beside;  // metrics::Sample::beside in units of 64 KiB: those of 48 bits fit
 };
+inline constexpr uint32_t kBesideShift = 16;
 
 // As of the last window, those that have grown most first.
 struct Suspects {

@@ -183,6 +183,7 @@ void insert(const metrics::Sample& sample, uint32_t site, uint64_t interval, uin
   live.allocated = sample.allocated;
   live.time = now;
   live.size_class = sample.size_class;
+  live.beside = static_cast<uint32_t>(sample.beside >> kBesideShift);
   link_in(place, address);
   ++profile.live_samples;
   add_live(live);
@@ -280,21 +281,47 @@ void leave_profile_to_parent() {
 
 void exclude_this_thread() { is_inside = true; }
 
-bool copy_profile(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
-                  ProfileTotals* totals) {
+namespace {
+
+// Returns how many samples were copied; negative when the profile cannot be had.
+ptrdiff_t copy_books(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
+                     ProfileTotals* totals) {
   ReadingScope scope;
-  if (!scope) return false;
+  if (!scope) return -1;
   uint64_t peak_time = profile.peak_time == 0 ? 0 : real_time_of(profile.peak_time);
   *totals = {metrics::sample_interval_bytes.load(std::memory_order_relaxed), peak_time,
              profile.dropped.load(std::memory_order_relaxed), profile.sites.size(), profile.live_samples};
   if (profile.sites.size() <= site_capacity)
     for (size_t i = 0; i < profile.sites.size(); ++i) sites[i] = figures_of(profile.sites[i]);
-  size_t count = 0;
+  ptrdiff_t count = 0;
   for (size_t i = 0; samples != nullptr && profile.live_samples <= sample_capacity && i < profile.samples.size(); ++i) {
     const LiveSample& sample = profile.samples[i];
-    if (sample.site != 0) samples[count++] = {sample.site - 1, sample.size_class, amounts_of(sample), sample.time};
+    if (sample.site == 0) continue;
+    uintptr_t beside = uintptr_t{sample.beside} << kBesideShift;
+    samples[count++] = {sample.site - 1, sample.size_class, amounts_of(sample), sample.time, beside, 0};
   }
-  return true;
+  return count;
+}
+
+// Each object of a slab pins an equal part of what is free in it. The sample itself stands
+// elsewhere: where everything else in its slab was freed, it alone would hold the slab.
+double pinned_by(const SampleFigures& sample) {
+  metrics::SlabView slab{};
+  if (sample.beside == 0) return 0;
+  double objects = static_cast<double>(sample.amounts.objects) / kPartsOfObject;
+  bool is_there = metrics::heap_view.slab_at(sample.beside, &slab) && slab.size_class == sample.size_class;
+  if (!is_there || slab.used == 0) return objects * (1 << kBesideShift);
+  double free_bytes = static_cast<double>(slab.carved - slab.used) * slab.block_bytes;
+  return objects * free_bytes / slab.used;
+}
+
+}  // namespace
+
+bool copy_profile(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
+                  ProfileTotals* totals) {
+  ptrdiff_t count = copy_books(sites, site_capacity, samples, sample_capacity, totals);
+  for (ptrdiff_t i = 0; i < count; ++i) samples[i].pinned = pinned_by(samples[i]);
+  return count >= 0;
 }
 
 void visit_profile_mappings(void (*visit)(void*, uintptr_t, size_t), void* context) {

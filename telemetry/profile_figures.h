@@ -38,7 +38,11 @@ struct SampleFigures {
   uint32_t site;
   uint32_t size_class;
   Amounts amounts;
-  uint64_t time;  // of its allocation: CLOCK_MONOTONIC, nanoseconds
+  uint64_t time;     // of its allocation: CLOCK_MONOTONIC, nanoseconds
+  uintptr_t beside;  // of the slab that it would stand in; 0: not known
+  // Free bytes in the slabs of all that it stands for, as their share of these: an estimate
+  // by the slab `beside`, were the sample in it.
+  double pinned;
 };
 
 struct ProfileTotals {

@@ -81,6 +81,15 @@ HAKMEM_READS_RACILY void visit_slabs(uintptr_t superslab, void (*visit)(void*, c
   }
 }
 
+HAKMEM_READS_RACILY bool slab_at(uintptr_t address, metrics::SlabView* view) {
+  const Slab* slab = heap.superslabs.find(address);
+  if (slab == nullptr) return false;
+  SlabState state = slab->state;
+  if (state == SlabState::Free) return false;
+  *view = view_of(*slab, state);
+  return true;
+}
+
 void visit_huge(void (*visit)(void*, const metrics::HugeView&), void* argument) {
   heap.huge.visit([&](uintptr_t address, size_t bytes, size_t requested) {
     visit(argument, {{address, bytes}, requested});
@@ -148,8 +157,9 @@ void let_time_pass() {
 }  // namespace
 
 constinit const metrics::HeapView metrics::heap_view{
-    view_class_bytes, visit_superslabs, visit_slabs,         visit_huge,     visit_threads, visit_reservations,
-    visit_metadata,   lock_stats,       superslab_hold_back, huge_hold_back, let_time_pass};
+    view_class_bytes, visit_superslabs,    visit_slabs,        slab_at,
+    visit_huge,       visit_threads,       visit_reservations, visit_metadata,
+    lock_stats,       superslab_hold_back, huge_hold_back,     let_time_pass};
 
 static_assert(static_cast<uint8_t>(LockRank::kPageArena) == static_cast<uint8_t>(metrics::Lock::PageArena));
 static_assert(static_cast<uint8_t>(LockRank::kCount) == metrics::kCountOf<metrics::Lock>);

@@ -61,6 +61,8 @@ struct HeapView {
   void (*visit_superslabs)(void (*visit)(void*, const SuperslabView&), void*);
   // All slabs of one superslab, in address order.
   void (*visit_slabs)(uintptr_t superslab, void (*visit)(void*, const SlabView&), void*);
+  // The slab that stands at an address now; false when there is none.
+  bool (*slab_at)(uintptr_t address, SlabView*);
   void (*visit_huge)(void (*visit)(void*, const HugeView&), void*);
   void (*visit_threads)(void (*visit)(void*, const ThreadCacheView&), void*);
   // Whole reservations of addresses (superslabs and their metadata), whatever is committed.
@@ -88,6 +90,8 @@ struct Sample {
   size_t drawn;
   uint32_t size_class;
   bool is_growth;
+  // An address in the slab that it would have come from, had it been no sample; 0: not known, or it has no slab.
+  uintptr_t beside = 0;
 };
 
 // Called by the allocator on cold paths; null until telemetry installs them.

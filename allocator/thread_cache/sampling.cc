@@ -133,6 +133,13 @@ void put_sample(ThreadCache* cache, uint32_t size_class, Block** slot) {
   bin.top = top - 1;
 }
 
+// Where a block would have come from in place of the sample that was on top of the bin.
+uintptr_t next_in_line(ThreadCache* cache, uint32_t size_class) {
+  if (const Block* next = *cache->bins[size_class].top) return reinterpret_cast<uintptr_t>(next);
+  const Slab* current = cache->classes[size_class].current;
+  return current != nullptr ? current->start : 0;
+}
+
 void count_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   metrics::Slot* slots = cache->counters.slots();
   metrics::add<metrics::Metric::kSamples>(slots, 0, 1);
@@ -190,7 +197,7 @@ void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   if (sample != nullptr) {
     count_sample(cache, size_class, bytes);
     size_t block_bytes = kClassShapes[size_class].block_bytes;
-    report_sample({sample, bytes, block_bytes, block_bytes, size_class, false});
+    report_sample({sample, bytes, block_bytes, block_bytes, size_class, false, next_in_line(cache, size_class)});
     return sample;
   }
   --countdown.until_sample;  // nothing was allocated for it

@@ -44,6 +44,15 @@ const HeapView heap_view{
     [](uintptr_t superslab, void (*visit)(void*, const SlabView&), void* context) {
       telemetry::visit_all(fake_heap.slabs[superslab], visit, context);
     },
+    [](uintptr_t address, SlabView* view) {
+      for (const auto& [superslab, slabs] : fake_heap.slabs)
+        for (const SlabView& slab : slabs)
+          if (address - slab.address < slab.bytes) {
+            *view = slab;
+            return true;
+          }
+      return false;
+    },
     [](void (*visit)(void*, const HugeView&), void* context) { telemetry::visit_all(fake_heap.huge, visit, context); },
     [](void (*visit)(void*, const ThreadCacheView&), void* context) {
       telemetry::visit_all(fake_heap.threads, visit, context);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "telemetry/unwind.h"
+#include "tests/telemetry/fake_heap.h"
 
 namespace hakmem::telemetry {
 namespace {
@@ -110,6 +111,27 @@ TEST_F(HeapProfileTest, ResizedSamplesMoveAndGrow) {
   EXPECT_EQ(books().totals.samples, 1u);
   on_sample_free(at(2));
   EXPECT_EQ(books().totals.samples, 0u);
+}
+
+TEST_F(HeapProfileTest, ASamplePinsItsShareOfTheSlabThatItWouldStandIn) {
+  constexpr uintptr_t kSlab = uintptr_t{5} << 40;
+  constexpr uint32_t kClass = 7;
+  metrics::SlabView slab{kSlab, 65536, kClass, metrics::SlabState::Available, 128, 512, 500, 100, 0};
+  auto pinned = [&](uintptr_t beside) {
+    fake_heap.slabs[kSlab] = {slab};
+    on_sample({at(1), 128, 128, 128, kClass, false, beside});
+    double found = books().samples.at(0).pinned;
+    on_sample_free(at(1));
+    fake_heap.slabs.clear();
+    return found;
+  };
+  EXPECT_EQ(pinned(kSlab + 999), 400 * 128 / 100);
+  EXPECT_EQ(pinned(0), 0) << "what has no slab";
+  EXPECT_EQ(pinned(kSlab + slab.bytes), 65536) << "its slab is gone: it would hold one by itself";
+  slab.carved = slab.used;
+  EXPECT_EQ(pinned(kSlab), 0);
+  slab.size_class = kClass + 1;
+  EXPECT_EQ(pinned(kSlab), 65536) << "units of its slab hold another class by now";
 }
 
 TEST_F(HeapProfileTest, ManySamplesAndThreadsLeaveNothingBehind) {

@@ -5,10 +5,14 @@
 
 #include <atomic>
 #include <map>
+#include <thread>
 #include <vector>
 
 #include "allocator/api/allocator.h"
+#include "allocator/shared_pool/heap.h"
 #include "allocator/thread_cache/bin.h"
+#include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/sampling.h"
 #include "tests/unit/support/accounts.h"
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
@@ -115,6 +119,48 @@ TEST(HeapView, NeverShowsWhatCannotBe) {
     shadow.free_all();
   });
   test::expect_books_balance({});
+}
+
+// A scrape must not hold a program up, nor wait for it. A view that takes a lock hangs here.
+TEST(HeapView, TakesNoLock) {
+  test::start_process();
+  void* small = allocate(100);
+  void* huge = allocate(2 * kMiB);
+  {
+    LockGuard registry(registry_lock);
+    LockGuard pool(heap.pool.lock());
+    LockGuard samples(sampled_slabs.lock);
+    LockGuard superslabs(heap.superslabs.lock());
+    LockGuard huge_blocks(heap.huge.lock());
+    LockGuard arena(heap.arena.lock());
+    std::thread([&] {
+      Visit visit;
+      visit.run();
+      EXPECT_GT(visit.slabs, 0u);
+      metrics::SlabView slab{};
+      EXPECT_TRUE(heap_view.slab_at(reinterpret_cast<uintptr_t>(small), &slab));
+      for (uint32_t lock = 0; lock < metrics::kCountOf<metrics::Lock>; ++lock)
+        heap_view.lock_stats(static_cast<metrics::Lock>(lock));
+      EXPECT_GT(heap_view.superslab_hold_back(0) + heap_view.huge_hold_back(0), 0u);
+    }).join();
+  }
+  free(small);
+  free(huge);
+}
+
+TEST(HeapView, TheSlabAtAnAddress) {
+  void* block = allocate(1000);
+  auto address = reinterpret_cast<uintptr_t>(block);
+  metrics::SlabView slab{};
+  for (uintptr_t inside : {address, address + 999}) {
+    ASSERT_TRUE(heap_view.slab_at(inside, &slab));
+    EXPECT_LE(slab.address, inside);
+    EXPECT_GT(slab.address + slab.bytes, inside);
+    EXPECT_EQ(class_bytes(slab.size_class), slab.block_bytes);
+    EXPECT_GE(slab.used, 1u);
+  }
+  EXPECT_FALSE(heap_view.slab_at(reinterpret_cast<uintptr_t>(&slab), &slab)) << "of no superslab";
+  free(block);
 }
 
 TEST(HeapView, ClassBytes) {
