@@ -39,6 +39,11 @@ class Diagnosis(unittest.TestCase):
         program.do("alloc 0 120000 1000")
         # The memory is new: that new slabs take a share of the little CPU time is true.
         self.assertLessEqual(self.findings(program), {"refill_dominates"})
+        if "[never]" not in pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii"):
+            # The heap asks for huge pages and fills them. The kernel is asked about them seldom.
+            huge = lambda: program.scrape().value("hakmem_process_memory_bytes", state="huge_pages")
+            wait_until(lambda: huge() > 80 * MIB, "the next look at huge pages")
+            self.assertNotIn("huge_pages_inflate", self.findings(program))
 
     def test_external_fragmentation_until_it_is_gone(self):
         program = self.check("external_fragmentation", ["alloc 0 120000 1000", "free 0 2"], {"refill_dominates"})
