@@ -132,7 +132,7 @@ Message misuse_in(Slab* slab, uintptr_t owner_word, const void* address) {
   if (!slab->is_block_start(start)) return Message::kInvalidPointer;
   if constexpr (has(Mitigation::kBlockStates)) return slab->is_live(start) ? Message::kCount : Message::kDoubleFree;
   auto* block = static_cast<const Block*>(address);
-  return block->looks_free() && is_free(slab, block) ? Message::kDoubleFree : Message::kCount;
+  return block->looks_free() ? misuse_at_key(slab, block) : Message::kCount;
 }
 
 size_t usable_bytes_of(const Slab* slab, uintptr_t owner_word) {
@@ -165,6 +165,8 @@ void* allocate_zeroed_slow(size_t bytes) {
 void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
   if (static_cast<Block*>(address)->looks_free()) [[unlikely]]
     return move_suspect(address, bytes, old_bytes, slab);
+  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address))) [[unlikely]]
+    return refuse_misuse(Message::kInvalidPointer, address);
   if (bytes > old_bytes && bytes <= kMaxTableBytes && old_bytes <= kMaxCopiedBytes) {
     // Small blocks that grow, without a call and what it would have to save.
     ThreadCache* cache = thread_state.cache;
@@ -180,14 +182,13 @@ void* move_block(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
       return moved;
     }
   }
-  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address))) [[unlikely]]
-    return refuse_misuse(Message::kInvalidPointer, address);
   return bytes == 0 ? free_to_nothing(address) : move_any(address, bytes, old_bytes);
 }
 
 // The block has the free key in it; a live one is left where it is, or moved.
 void* move_suspect(void* address, size_t bytes, size_t old_bytes, Slab* slab) {
-  if (is_free(slab, static_cast<Block*>(address))) return refuse_misuse(Message::kDoubleFree, address);
+  Message misuse = misuse_at_key(slab, static_cast<Block*>(address));
+  if (misuse != Message::kCount) return refuse_misuse(misuse, address);
   if (is_kept(old_bytes, bytes)) return address;
   return bytes == 0 ? free_to_nothing(address) : move_any(address, bytes, old_bytes);
 }

@@ -86,6 +86,8 @@ HAKMEM_INLINE void* reallocate(void* address, size_t bytes) {
   if (!is_kept(usable, bytes)) return move_block(address, bytes, usable, slab);
   if (static_cast<Block*>(address)->looks_free()) [[unlikely]]
     return move_suspect(address, bytes, usable, slab);
+  if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address))) [[unlikely]]
+    return refuse_misuse(Message::kInvalidPointer, address);
   return address;
 }
 

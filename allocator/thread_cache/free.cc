@@ -94,14 +94,24 @@ __attribute__((no_sanitize("thread"))) bool is_in_a_bin(const Block* block, uint
   return false;
 }
 
+// Whether a block that looks free is free, as of some moment.
+HAKMEM_COLD __attribute__((no_sanitize("thread"))) bool is_free(Slab* slab, const Block* block) {
+  uint64_t remote = slab->remote.load(std::memory_order_acquire);
+  Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
+  SuperslabHeap<SystemMemory>::ReaderScope reader(heap.superslabs);
+  return slab->has_free(block) || is_on_list(block, remote_first, slab->shape().capacity) ||
+         is_in_a_bin(block, slab->size_class);
+}
+
 // For a block that looks free: false when it is live, and looks so no more.
-HAKMEM_COLD bool is_double_free(Slab* slab, Block* block) {
-  if (is_free(slab, block)) {
-    report_misuse(Message::kDoubleFree, block);
-    return true;
+HAKMEM_COLD bool is_reported(Slab* slab, Block* block) {
+  Message misuse = misuse_at_key(slab, block);
+  if (misuse == Message::kCount) {
+    block->clear_key();
+    return false;
   }
-  block->clear_key();
-  return false;
+  report_misuse(misuse, block);
+  return true;
 }
 
 bool try_claim(ThreadCache* cache, Slab* slab) {
@@ -154,7 +164,7 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
   auto* block = static_cast<Block*>(address);
   if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address))) return free_inside(block);
   if (owner_word == cache->tag()) return free_owned(cache, slab, block);
-  if (block->looks_free() && is_double_free(slab, block)) [[unlikely]]
+  if (block->looks_free() && is_reported(slab, block)) [[unlikely]]
     return;
   if (owner_word == owner::kSampled) {
     cache->exact.count_free(slab->size_class);
@@ -251,17 +261,19 @@ void free_cold(void* address) {
 }
 
 void free_suspect(Block* block, Slab* slab) {
-  if (!is_double_free(slab, block)) free_owned(thread_state.cache, slab, block);  // which owns the slab
+  if (!is_reported(slab, block)) free_owned(thread_state.cache, slab, block);  // which owns the slab
 }
 
 void free_inside(Block* block) { report_misuse(Message::kInvalidPointer, block); }
 
-__attribute__((no_sanitize("thread"))) bool is_free(Slab* slab, const Block* block) {
-  uint64_t remote = slab->remote.load(std::memory_order_acquire);
-  Block* remote_first = remote == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(remote));
-  SuperslabHeap<SystemMemory>::ReaderScope reader(heap.superslabs);
-  return slab->has_free(block) || is_on_list(block, remote_first, slab->shape().capacity) ||
-         is_in_a_bin(block, slab->size_class);
+Message misuse_at_key(Slab* slab, const Block* block) {
+  auto address = reinterpret_cast<uintptr_t>(block);
+  if (slab->is_block_start(address)) return is_free(slab, block) ? Message::kDoubleFree : Message::kCount;
+  // The key was left there by the free of a block of an earlier slab. Nobody had it since
+  // where this one has handed out nothing yet; else it stands in the middle of a block.
+  size_t carved_bytes =
+      size_t{std::atomic_ref(slab->carved).load(std::memory_order_relaxed)} * slab->shape().block_bytes;
+  return address - slab->start >= carved_bytes ? Message::kDoubleFree : Message::kInvalidPointer;
 }
 
 void settle_slab(ThreadCache* cache, Slab* slab) {

@@ -99,9 +99,9 @@ inline void settle_and_count(ThreadCache* cache, Slab* slab) {
     cache->counters.add<metrics::Metric::kCollectedObjects>(slab->size_class, frees);
 }
 
-// Whether a block that looks free is free; else the program wrote just the free key
-// itself. Any thread, as of some moment.
-HAKMEM_COLD bool is_free(Slab* slab, const Block* block);
+// What is wrong with a pointer into a slab that finds the free key there; kCount when
+// nothing is: then the program wrote just that into a live block. Any thread, as of some moment.
+HAKMEM_COLD Message misuse_at_key(Slab* slab, const Block* block);
 
 // Moves the remote frees of an owned, settled slab to its own list.
 void collect_remote(ThreadCache* cache, Slab* slab);

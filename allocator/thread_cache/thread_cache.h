@@ -204,12 +204,12 @@ HAKMEM_INLINE void* allocate(size_t bytes) {
 // block starts there is checked at once in builds with assertions; elsewhere when it
 // leaves the bin, see return_to_slabs().
 HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
-  if constexpr (kBuild.assertions) {
-    if (!slab->is_block_start(reinterpret_cast<uintptr_t>(block))) return free_inside(block);
-  }
   uint64_t key = free_key;  // read once: after a store the compiler would read it again
   if (kHasFreeKey && block->key == key) [[unlikely]]
     return free_suspect(block, slab);
+  if constexpr (kBuild.assertions) {
+    if (!slab->is_block_start(reinterpret_cast<uintptr_t>(block))) return free_inside(block);
+  }
   cache->exact.count_free(slab->size_class);
   Bin* bin = slab->bin;
   if (--bin->frees_left == 0) [[unlikely]]

@@ -1,5 +1,7 @@
 /* Second frees: at once, later, by others, and of whatever the block has become. */
 #include <malloc.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <sys/wait.h>
 
 #include "tests/misuse/misuse.h"
@@ -123,10 +125,58 @@ CASE(double_free_of_memory_given_back, DOUBLE_FREE, NOW) {
   free(announce(blocks[1000]));
 }
 
+enum { FIRST = 416, IN_A_SLAB = 64 * KIB / FIRST };
+
+/* A block at the start of a slab that was cut anew, for `bytes`, where blocks of a size class of FIRST
+ * bytes stood that were freed. What the thread still has of these comes first. */
+static char* first_of_a_slab_cut_anew(size_t bytes) {
+  enum { COUNT = 20 * IN_A_SLAB };
+  static char* blocks[COUNT];
+  for (int i = 0; i < COUNT; ++i) blocks[i] = (char*)malloc(FIRST);
+  for (int i = 0; i < COUNT; ++i) free(blocks[i]);
+  for (int i = 0; bytes == FIRST && i < 5 * IN_A_SLAB; ++i) *(volatile char*)malloc(FIRST) = 0;
+  for (int tries = 0; tries < 30000; ++tries) {
+    char* block = (char*)malloc(bytes);
+    if ((uintptr_t)block % (64 * KIB) != 0) continue;
+    for (int i = 0; i < COUNT; ++i)
+      if (blocks[i] == block + 140 * FIRST) return block;
+  }
+  exit(0); /* an allocator that has no such slabs */
+}
+/* Behind what has been handed out of it; the hardened build knows where that ends. */
+CASE_OF(double_free_after_its_slab_was_cut_anew, DOUBLE_FREE, NOW, SKIP, NOW) {
+  free(announce(first_of_a_slab_cut_anew(FIRST) + 140 * FIRST));
+}
+CASE_OF(double_free_after_its_slab_got_other_blocks, DOUBLE_FREE, NOW, SKIP, NOW) {
+  free(announce(first_of_a_slab_cut_anew(48) + 140 * FIRST));
+}
+CASE_OF(realloc_freed_after_its_slab_was_cut_anew, DOUBLE_FREE, NOW, SKIP, NOW) {
+  if (realloc(announce(first_of_a_slab_cut_anew(FIRST) + 140 * FIRST), FIRST - 10) != NULL) abort();
+}
+/* In the middle of what is a block now. */
+CASE_OF(double_free_into_a_block_that_came_since, INVALID, NOW, SKIP, NOW) {
+  free(announce(first_of_a_slab_cut_anew(2000) + FIRST));
+}
+
 CASE(double_free_by_two_threads, DOUBLE_FREE, NOW) {
   void* block = announce(malloc(48));
   in_thread(free_it, block);
   in_thread(free_it, block);
+}
+
+static sem_t is_freed;
+static void* free_and_stay(void* block) {
+  free(hide(block));
+  sem_post(&is_freed);
+  for (;;) pause();
+  return NULL;
+}
+CASE(double_free_of_what_a_living_thread_freed, DOUBLE_FREE, NOW) {
+  pthread_t thread;
+  void* block = announce(malloc(200));
+  if (sem_init(&is_freed, 0, 0) != 0 || pthread_create(&thread, NULL, free_and_stay, block) != 0) abort();
+  while (sem_wait(&is_freed) != 0) continue;
+  free(hide(block));
 }
 
 static void* take_and_free_for(void* result) {

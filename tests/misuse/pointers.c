@@ -109,6 +109,11 @@ CASE_OF(free_inside_then_others, INVALID, LATER, INVALID, NOW) {
 
 CASE(free_inside_by_another_thread, INVALID, NOW) { in_thread(free_it, announce((char*)malloc(100) + 16)); }
 
+static void* take_100(void* result) {
+  *(void**)result = malloc(100);
+  return NULL;
+}
+
 static void* free_inside_own(void* unused) {
   (void)unused;
   free(announce((char*)malloc(100) + 16));
@@ -140,10 +145,30 @@ USED_INSIDE(100k, 100 * KIB, 4096)
 USED_INSIDE(500k, 500 * KIB, 4096)
 USED_INSIDE(5m, 5 * MIB, 4096)
 
-/* The move of a small block is as free() is. */
-CASE_INSIDE(realloc_inside_100) {
-  volatile char* moved = (volatile char*)realloc(announce((char*)malloc(100) + 16), 300);
-  if (moved != NULL) *moved = 0;
+CASE(realloc_inside_100, INVALID, NOW) {
+  if (realloc(announce((char*)malloc(100) + 16), 300) != NULL) abort();
+}
+
+/* To a size that needs no move. */
+#define KEPT_INSIDE(name, bytes, offset)                                                            \
+  CASE(realloc_kept_inside_##name, INVALID, NOW) {                                                  \
+    if (realloc(announce((char*)calloc(1, bytes) + (offset)), (bytes) - (offset)) != NULL) abort(); \
+  }
+KEPT_INSIDE(16_misaligned, 16, 4)
+KEPT_INSIDE(100, 100, 16)
+KEPT_INSIDE(100_misaligned, 100, 1)
+KEPT_INSIDE(2k, 2 * KIB, 16)
+KEPT_INSIDE(20k, 20 * KIB, 4096)
+KEPT_INSIDE(100k, 100 * KIB, 4096)
+KEPT_INSIDE(500k, 500 * KIB, 4096)
+KEPT_INSIDE(5m, 5 * MIB, 4096)
+CASE(realloc_kept_behind_the_carved, INVALID, NOW) {
+  if (realloc(announce((char*)malloc(48) + 48 * 1000), 40) != NULL) abort();
+}
+CASE(realloc_kept_inside_a_block_of_another_thread, INVALID, NOW) {
+  void* block = NULL;
+  in_thread(take_100, &block);
+  if (realloc(announce((char*)block + 16), 80) != NULL) abort();
 }
 
 int main(int argc, char** argv) { return misuse_main(argc, argv); }
