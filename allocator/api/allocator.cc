@@ -253,6 +253,13 @@ bool check_size(const void* address, size_t alignment, size_t bytes) {
   return true;
 }
 
+bool check_alignment(const void* address, size_t alignment) {
+  if (is_power_of_two(alignment) && reinterpret_cast<uintptr_t>(address) % alignment == 0) return true;
+  if (usable_bytes(address) == 0) return false;
+  report_misuse(Message::kWrongSize, address);
+  return true;
+}
+
 size_t purge_all() { return heap.superslabs.purge(SIZE_MAX, current_shard()) + heap.huge.purge(current_shard()); }
 
 HeapTotals heap_totals() {

@@ -120,6 +120,12 @@ size_t usable_bytes(const void* address);
 // live block.
 bool check_size(const void* address, size_t alignment, size_t bytes);
 
+// The same where the size is not told.
+bool check_alignment(const void* address, size_t alignment);
+
+// Whether operator delete does that with what it is told, which costs more than the free.
+inline constexpr bool kChecksDeletes = kBuild.assertions || has(Mitigation::kBlockStates);
+
 // Gives all free memory back to the kernel; returns the bytes.
 size_t purge_all();
 

@@ -69,4 +69,16 @@ HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment) {
   return hakmem::new_aligned(bytes, alignment);
 }
 HAKMEM_EXPORT void operator delete(void* address) noexcept { hakmem::free(address); }
-HAKMEM_EXPORT void operator delete(void* address, std::align_val_t) noexcept { hakmem::free(address); }
+HAKMEM_EXPORT void operator delete(void* address, [[maybe_unused]] std::align_val_t alignment) noexcept {
+  if constexpr (hakmem::kChecksDeletes) {
+    if (!hakmem::check_alignment(address, static_cast<size_t>(alignment))) return;
+  }
+  hakmem::free(address);
+}
+
+// By which the other forms know whether the program has replaced these.
+extern "C" {
+[[gnu::visibility("hidden"), gnu::alias("_ZdlPv")]] void hakmem_delete(void* address) noexcept;
+[[gnu::visibility("hidden"), gnu::alias("_ZdlPvSt11align_val_t")]] void hakmem_delete_aligned(
+    void* address, std::align_val_t alignment) noexcept;
+}

@@ -49,17 +49,58 @@ HAKMEM_EXPORT void* operator new[](size_t bytes, std::align_val_t alignment, con
   }
 }
 
+// The functions that a form ends up in, when they are ours: what a program's own returns and takes
+// back is not held against the size.
+extern "C" {
+[[gnu::visibility("hidden")]] void hakmem_delete(void* address) noexcept;
+[[gnu::visibility("hidden")]] void hakmem_delete_aligned(void* address, std::align_val_t alignment) noexcept;
+[[gnu::visibility("hidden"), gnu::alias("_ZdaPv")]] void hakmem_delete_array(void* address) noexcept;
+[[gnu::visibility("hidden"), gnu::alias("_ZdaPvSt11align_val_t")]] void hakmem_delete_array_aligned(
+    void* address, std::align_val_t alignment) noexcept;
+}
+
+namespace {
+
+using Delete = void(void*) noexcept;
+using DeleteAligned = void(void*, std::align_val_t) noexcept;
+
+bool is_ours(bool is_array) {
+  return static_cast<Delete*>(operator delete) == hakmem_delete &&
+         (!is_array || static_cast<Delete*>(operator delete[]) == hakmem_delete_array);
+}
+bool is_ours_aligned(bool is_array) {
+  return static_cast<DeleteAligned*>(operator delete) == hakmem_delete_aligned &&
+         (!is_array || static_cast<DeleteAligned*>(operator delete[]) == hakmem_delete_array_aligned);
+}
+
+// False where there is no live block, which has been said.
+inline bool may_delete([[maybe_unused]] void* address, [[maybe_unused]] size_t bytes, [[maybe_unused]] bool is_array) {
+  if constexpr (!hakmem::kChecksDeletes) return true;
+  return !is_ours(is_array) || hakmem::check_size(address, 1, bytes == 0 ? 1 : bytes);
+}
+inline bool may_delete(void* address, size_t bytes, std::align_val_t alignment, bool is_array) {
+  if constexpr (!hakmem::kChecksDeletes) return true;
+  return !is_ours_aligned(is_array) ||
+         hakmem::check_size(address, static_cast<size_t>(alignment), bytes == 0 ? 1 : bytes);
+}
+
+}  // namespace
+
 HAKMEM_EXPORT void operator delete[](void* address) noexcept { operator delete(address); }
-HAKMEM_EXPORT void operator delete(void* address, size_t) noexcept { operator delete(address); }
-HAKMEM_EXPORT void operator delete[](void* address, size_t) noexcept { operator delete[](address); }
+HAKMEM_EXPORT void operator delete(void* address, size_t bytes) noexcept {
+  if (may_delete(address, bytes, false)) operator delete(address);
+}
+HAKMEM_EXPORT void operator delete[](void* address, size_t bytes) noexcept {
+  if (may_delete(address, bytes, true)) operator delete[](address);
+}
 HAKMEM_EXPORT void operator delete[](void* address, std::align_val_t alignment) noexcept {
   operator delete(address, alignment);
 }
-HAKMEM_EXPORT void operator delete(void* address, size_t, std::align_val_t alignment) noexcept {
-  operator delete(address, alignment);
+HAKMEM_EXPORT void operator delete(void* address, size_t bytes, std::align_val_t alignment) noexcept {
+  if (may_delete(address, bytes, alignment, false)) operator delete(address, alignment);
 }
-HAKMEM_EXPORT void operator delete[](void* address, size_t, std::align_val_t alignment) noexcept {
-  operator delete[](address, alignment);
+HAKMEM_EXPORT void operator delete[](void* address, size_t bytes, std::align_val_t alignment) noexcept {
+  if (may_delete(address, bytes, alignment, true)) operator delete[](address, alignment);
 }
 HAKMEM_EXPORT void operator delete(void* address, const std::nothrow_t&) noexcept { operator delete(address); }
 HAKMEM_EXPORT void operator delete[](void* address, const std::nothrow_t&) noexcept { operator delete[](address); }

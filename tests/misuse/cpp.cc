@@ -36,6 +36,8 @@ struct Derived : Base {
 
 }  // namespace
 
+#define CASE_DELETE(name) CASE_OF(name, CHECKED_SIZE, NOW, SIZE, NOW)
+
 CASE(double_delete, DOUBLE_FREE, NOW) {
   delete_twice(::operator new(48), [](void* block) { ::operator delete(block); });
 }
@@ -126,10 +128,55 @@ CASE_WRITTEN(write_through_an_invalid_iterator) {
   std::vector<long> others(8, 1);
 }
 
+// A size or an alignment that the block cannot have been made with, where that is looked at.
+CASE_DELETE(delete_sized_too_large) { ::operator delete(announce(::operator new(100)), 200); }
+CASE_DELETE(delete_sized_too_small) { ::operator delete(announce(::operator new(100)), 24); }
+CASE_DELETE(delete_sized_far_too_large) { ::operator delete(announce(::operator new(100)), 5 * MIB); }
+CASE_DELETE(delete_sized_too_small_20k) { ::operator delete(announce(::operator new(20 * KIB)), 5 * KIB); }
+CASE_DELETE(delete_sized_too_small_500k) { ::operator delete(announce(::operator new(500 * KIB)), 100); }
+CASE_DELETE(delete_sized_too_small_5m) { ::operator delete(announce(::operator new(5 * MIB)), 100 * KIB); }
+CASE_DELETE(delete_array_sized_too_small) { ::operator delete[](announce(::operator new[](1000)), 100); }
+CASE_DELETE(delete_sized_of_malloc_too_large) { ::operator delete(announce(malloc(100)), 300); }
+CASE_DELETE(delete_aligned_sized_too_large) {
+  ::operator delete(announce(::operator new(128, kAlignment)), 512, kAlignment);
+}
+CASE_DELETE(delete_aligned_array_sized_too_small) {
+  ::operator delete[](announce(::operator new[](1024, kAlignment)), 64, kAlignment);
+}
+CASE_DELETE(delete_aligned_of_a_block_that_is_not) {
+  void* first = ::operator new(80);
+  void* second = ::operator new(80);
+  ::operator delete(announce((uintptr_t)first % 64 != 0 ? first : second), kAlignment);
+}
+CASE_DELETE(delete_aligned_sized_of_a_block_that_is_not) {
+  void* first = ::operator new(80);
+  void* second = ::operator new(80);
+  ::operator delete(announce((uintptr_t)first % 64 != 0 ? first : second), 80, kAlignment);
+}
+// Through a base that has no virtual destructor.
+CASE_DELETE(delete_of_a_derived_object_by_its_base) {
+  Base* object = static_cast<Base*>(announce(new Derived));
+  delete object;
+}
+
+CASE(delete_with_right_sizes, NOTHING, NOW) {
+  for (size_t bytes = 0; bytes < 3 * MIB; bytes += 1 + bytes / 7) {
+    ::operator delete(::operator new(bytes), bytes);
+    ::operator delete[](::operator new[](bytes, std::nothrow), bytes);
+    for (size_t alignment = 1; alignment <= 4 * MIB; alignment *= 4) {
+      std::align_val_t aligned{alignment};
+      ::operator delete(::operator new(bytes, aligned), bytes, aligned);
+      ::operator delete[](::operator new[](bytes, aligned), bytes, aligned);
+      ::operator delete(::operator new(bytes, aligned), aligned);
+    }
+  }
+}
+
 CASE(delete_null, NOTHING, NOW) {
   ::operator delete(hide(nullptr));
   ::operator delete[](hide(nullptr), 16);
   ::operator delete(hide(nullptr), kAlignment);
+  ::operator delete(hide(nullptr), 16, kAlignment);
 }
 
 int main(int argc, char** argv) { return misuse_main(argc, argv); }

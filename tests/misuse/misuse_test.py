@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run every case of the misuse programs, and hold what hakmem says of it against the table.
 
-    misuse_test.py [--mode abort|report] [--library PATH] [--hardened] PROGRAM...
+    misuse_test.py [--mode abort|report] [--library PATH] [--build BUILD] PROGRAM...
                                                                         a test; all cases of the programs
     misuse_test.py --compare NAME=LIBRARY... PROGRAM...                 what each allocator detects, as a table;
                                                                         `glibc=` is the C library's own
@@ -30,12 +30,14 @@ Case = collections.namedtuple("Case", "program name expected when")
 Result = collections.namedtuple("Result", "status lines stderr")
 
 
-def cases_of(program, hardened):
+def cases_of(program, build):
     """Those that the build has to notice; of hardened builds more, some sooner or later."""
     listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in listed.splitlines()]
-    cases = [Case(program, row[0], *(row[3:] if hardened else row[1:3])) for row in rows]
-    return [case for case in cases if case.expected != "SKIP"]
+    cases = [Case(program, row[0], *(row[3:] if build == "hardened" else row[1:3])) for row in rows]
+    if build == "debug":
+        cases = [case._replace(expected=case.expected.removeprefix("CHECKED_")) for case in cases]
+    return [case for case in cases if case.expected != "SKIP" and not case.expected.startswith("CHECKED_")]
 
 
 def run(case, library, mode=None):
@@ -141,12 +143,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mode", choices=("abort", "report"), default="abort")
     parser.add_argument("--library", default="")
-    parser.add_argument("--hardened", action="store_true", help="the library is that of the hardened build")
+    parser.add_argument("--build", default="release", help="what the library is (default: %(default)s)")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("programs", nargs="+")
     arguments = parser.parse_args()
     programs = [os.path.abspath(name) for name in arguments.programs if "=" not in name]
-    cases = [case for program in programs for case in cases_of(program, arguments.hardened)]
+    cases = [case for program in programs for case in cases_of(program, arguments.build)]
     if arguments.compare:
         return compare(cases, dict(name.split("=", 1) for name in arguments.programs if "=" in name))
     return check(cases, arguments.library, arguments.mode)
