@@ -86,4 +86,18 @@ inline void check_exited_cleanly(const char* what, const ChildResult& result) {
   abort();
 }
 
+// Runs one part of a program in a child, and shows what it says: free memory that a part
+// leaves would hide what the next one takes.
+template <class Part>
+void run_part(Part part) {
+  ChildResult result = run_in_child(
+      [part] {
+        part();
+        return 0;
+      },
+      300);
+  check_exited_cleanly("a part", result);
+  printf("%s", result.output);
+}
+
 }  // namespace stress
