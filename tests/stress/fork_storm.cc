@@ -224,12 +224,12 @@ int generations(int left) {
   return status == 0 ? 0 : 1;
 }
 
-// Several threads fork at the same time.
-void forks_from_threads() {
+// Several threads, which allocate as well, fork at the same time.
+void forks_from_threads(size_t thread_count, size_t forks) {
   std::vector<std::thread> threads;
-  for (size_t t = 0; t < 3; ++t) {
-    threads.emplace_back([t] {
-      for (size_t i = 0; i < 20; ++i) {
+  for (size_t t = 0; t < thread_count; ++t) {
+    threads.emplace_back([t, forks] {
+      for (size_t i = 0; i < forks; ++i) {
         allocate_and_free(t * 100 + i);
         pid_t child = fork();
         CHECK(child >= 0);
@@ -249,16 +249,24 @@ void forks_from_threads() {
 }  // namespace
 }  // namespace stress
 
-int main() {
+// fork_storm [FORKS]: with a number, as many forks from 8 threads and nothing else.
+int main(int argc, char** argv) {
   using namespace stress;
   require_hakmem();
+  if (argc > 1) {
+    size_t forks = strtoull(argv[1], nullptr, 10) / kWorkers;
+    double start = now_seconds();
+    forks_from_threads(kWorkers, forks);
+    printf("%zu forks in %.1f s\n", forks * kWorkers, now_seconds() - start);
+    return passed("fork_storm");
+  }
   CHECK(generations(20) == 0);
   std::vector<std::thread> workers;
   for (size_t i = 0; i < kWorkers; ++i) workers.emplace_back(work, i);
   while (ready != kWorkers) sleep_milliseconds(1);
   fork_children();
   spawn_programs();
-  forks_from_threads();
+  forks_from_threads(3, 20);
   stop = true;
   for (std::thread& worker : workers) worker.join();
   for (auto& blocks : stable) {

@@ -37,21 +37,23 @@ void short_life(uint64_t seed) {
   }
 }
 
-void ten_thousand_threads() {
-  constexpr int kThreads = 10000, kAtOnce = 8, kSettled = 2000;
+void short_threads(size_t count) {
+  constexpr size_t kAtOnce = 8, kSettled = 2000;
   size_t settled = 0;
-  for (int started = 0; started < kThreads; started += kAtOnce) {
+  for (size_t started = 0; started < count; started += kAtOnce) {
     std::vector<std::thread> threads;
-    for (int i = 0; i < kAtOnce; ++i) threads.emplace_back(short_life, static_cast<uint64_t>(started + i) << 20);
+    for (size_t i = 0; i < kAtOnce; ++i) threads.emplace_back(short_life, (started + i) << 20);
     for (std::thread& thread : threads) thread.join();
     if (started == kSettled) settled = resident_bytes();
   }
   free(left_behind.exchange(nullptr));
+  printf("%zu threads: %zu KiB resident after %zu, %zu at the end\n", count, settled / kKiB, kSettled,
+         resident_bytes() / kKiB);
   CHECK_OP(resident_bytes(), <=, settled + 8 * kMiB);
 }
 
-void two_hundred_living_threads() {
-  constexpr size_t kThreads = 200, kBlocks = 400;
+void living_threads(size_t count) {
+  constexpr size_t kBlocks = 400;
   size_t before = resident_bytes();
   std::atomic<size_t> live{0};
   std::mutex mutex;
@@ -59,7 +61,7 @@ void two_hundred_living_threads() {
   size_t arrived = 0;
   bool go_on = false;
   std::vector<std::thread> threads;
-  for (size_t t = 0; t < kThreads; ++t) {
+  for (size_t t = 0; t < count; ++t) {
     threads.emplace_back([&, t] {
       Random random(t);
       std::vector<std::pair<void*, size_t>> blocks;
@@ -83,9 +85,11 @@ void two_hundred_living_threads() {
   }
   {
     std::unique_lock lock(mutex);
-    condition.wait(lock, [&] { return arrived == kThreads; });
+    condition.wait(lock, [&] { return arrived == count; });
+    size_t used = resident_bytes() - before;
+    printf("%zu threads: %zu KiB resident for %zu live\n", count, used / kKiB, live / kKiB);
     // Stacks and what threads cache: half a MiB each is ample.
-    CHECK_OP(resident_bytes(), <=, before + live + kThreads * (kMiB / 2));
+    CHECK_OP(used, <=, live + count * (kMiB / 2));
     go_on = true;
     condition.notify_all();
   }
@@ -159,6 +163,7 @@ void producer_and_consumer(size_t block_bytes, size_t total_bytes, size_t pairs)
   std::vector<std::thread> producers;
   for (size_t i = 0; i < pairs; ++i) producers.emplace_back(run_pair, i << 32);
   for (std::thread& producer : producers) producer.join();
+  printf("%zu bytes, %zu pairs: %zu KiB resident\n", block_bytes, pairs, (peak - before) / kKiB);
   // Live: what is queued and what the consumer has taken but not freed.
   CHECK_OP(peak.load(), <=, before + pairs * (2 * kInFlight * block_bytes + 4 * kMiB) + 16 * kMiB);
 }
@@ -302,38 +307,43 @@ void detached_thread_outlives_main() {
 }  // namespace
 }  // namespace stress
 
+// threads GROUP [COUNT]
 int main(int argc, char** argv) {
   using namespace stress;
   require_hakmem();
   struct {
     const char* name;
-    void (*run)();
+    void (*run)(size_t count);
+    size_t count;  // of threads, unless the command line says another
   } groups[] = {
-      {"storm", ten_thousand_threads},
+      {"storm", short_threads, 10000},
       {"living",
-       [] {
-         two_hundred_living_threads();
+       [](size_t count) {
+         living_threads(count);
          memory_of_ended_threads_is_reused();
-       }},
+       },
+       200},
       {"handover",
-       [] {
-         producer_and_consumer(64, 16 * kMiB, 1);
-         producer_and_consumer(2000, 256 * kMiB, 2);
-         producer_and_consumer(100 * kKiB, kMiB * 1024, 1);
-       }},
+       [](size_t) {
+         run_part([] { producer_and_consumer(64, 16 * kMiB, 1); });
+         run_part([] { producer_and_consumer(2000, 256 * kMiB, 2); });
+         run_part([] { producer_and_consumer(100 * kKiB, kMiB * 1024, 1); });
+       },
+       0},
       {"end",
-       [] {
+       [](size_t) {
          thread_local_destructors();
          keys_with_destructors();
          first_allocation_at_thread_end();
          exit_under_detached_threads();
          detached_thread_outlives_main();
-       }},
+       },
+       0},
   };
-  CHECK(argc == 2);
-  for (auto [name, run] : groups) {
+  CHECK(argc == 2 || argc == 3);
+  for (auto [name, run, count] : groups) {
     if (strcmp(name, argv[1]) != 0) continue;
-    run();
+    run(argc == 3 ? strtoull(argv[2], nullptr, 10) : count);
     return passed(argv[1]);
   }
   return 3;
