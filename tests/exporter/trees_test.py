@@ -144,7 +144,8 @@ class Trees(unittest.TestCase):
             for worker in workers:
                 self.assertEqual(parent_of(worker), program.pid)
                 self.assertFalse(listens(worker, program.port))
-                self.assertEqual(len(os.listdir(f"/proc/{worker}/task")), 1)
+                # One that was forked in the parent's first second waits until that one serves, as a daemon would.
+                wait_until(lambda: len(os.listdir(f"/proc/{worker}/task")) == 1, "a worker without a thread of ours")
             victim = sorted(workers)[0]
             os.kill(int(victim), signal.SIGKILL)
             wait_until(lambda: victim not in self.pids(self.scrape()) | self.pids(program.scrape()), "the end of a worker")
