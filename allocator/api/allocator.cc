@@ -130,7 +130,8 @@ Message misuse_in(Slab* slab, uintptr_t owner_word, const void* address) {
   auto start = reinterpret_cast<uintptr_t>(address);
   if (owner_word == owner::kLarge) return start == slab->start ? Message::kCount : Message::kInvalidPointer;
   if (!slab->is_block_start(start)) return Message::kInvalidPointer;
-  if constexpr (has(Mitigation::kBlockStates)) return slab->is_live(start) ? Message::kCount : Message::kDoubleFree;
+  if constexpr (has(Mitigation::kBlockStates))
+    return slab->is_live(slab->index_of(start)) ? Message::kCount : Message::kDoubleFree;
   auto* block = static_cast<const Block*>(address);
   return block->looks_free() ? misuse_at_key(slab, block) : Message::kCount;
 }

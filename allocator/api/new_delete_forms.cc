@@ -74,13 +74,11 @@ bool is_ours_aligned(bool is_array) {
 }
 
 // False where there is no live block, which has been said.
-inline bool may_delete([[maybe_unused]] void* address, [[maybe_unused]] size_t bytes, [[maybe_unused]] bool is_array) {
-  if constexpr (!hakmem::kChecksDeletes) return true;
-  return !is_ours(is_array) || hakmem::check_size(address, 1, bytes == 0 ? 1 : bytes);
+inline bool may_delete(void* address, size_t bytes, bool is_array) {
+  return !hakmem::kChecksDeletes || !is_ours(is_array) || hakmem::check_size(address, 1, bytes == 0 ? 1 : bytes);
 }
 inline bool may_delete(void* address, size_t bytes, std::align_val_t alignment, bool is_array) {
-  if constexpr (!hakmem::kChecksDeletes) return true;
-  return !is_ours_aligned(is_array) ||
+  return !hakmem::kChecksDeletes || !is_ours_aligned(is_array) ||
          hakmem::check_size(address, static_cast<size_t>(alignment), bytes == 0 ? 1 : bytes);
 }
 

@@ -26,6 +26,7 @@ class KeepErrno {
 // Of Linux 6.13, which libc's headers need not know: guards without a mapping of their own.
 constexpr int kGuardInstall = 102;
 constexpr int kGuardRemove = 103;
+constexpr int kPopulateWrite = 23;  // of Linux 5.14
 // Elsewhere each guard makes two mappings more, and a process may have 65,530: so many guards at most.
 constexpr uint32_t kMostProtectedGuards = 8192;
 enum class GuardKind : uint8_t { kUnknown, kInstalled, kProtected };
@@ -115,6 +116,11 @@ bool LinuxMemory::purge(void* address, size_t bytes) {
 void LinuxMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
   KeepErrno keep;
   ::madvise(address, bytes, allowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+void LinuxMemory::populate(void* address, size_t bytes) {
+  KeepErrno keep;
+  ::madvise(address, bytes, kPopulateWrite);
 }
 
 bool LinuxMemory::guard(void* address, size_t bytes) {

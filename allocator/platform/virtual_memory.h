@@ -48,6 +48,8 @@ struct LinuxMemory {
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
+  // Has committed pages made now, by one call in place of a page fault each. The kernel need not follow.
+  static void populate(void* address, size_t bytes);
   static bool guard(void* address, size_t bytes);
   static void unguard(void* address, size_t bytes);
   static void release(void* address, size_t bytes);

@@ -135,11 +135,11 @@ struct alignas(64) Slab {
   }
 
   // With kBlockStates: whether the program has the block. A byte each, so that threads
-  // that have different blocks write without a lock. `address` is a block's start.
-  bool is_live(uintptr_t address) const { return block_state(address).load(std::memory_order_relaxed) != 0; }
-  void set_live(uintptr_t address, bool live) { block_state(address).store(live ? 1 : 0, std::memory_order_relaxed); }
-  std::atomic_ref<uint8_t> block_state(uintptr_t address) const {
-    return std::atomic_ref(reinterpret_cast<uint8_t*>(free_map + kFreeMapWords)[index_of(address)]);
+  // that have different blocks write without a lock. `index` is that of the block.
+  bool is_live(uint64_t index) const { return block_state(index).load(std::memory_order_relaxed) != 0; }
+  void set_live(uint64_t index, bool live) { block_state(index).store(live ? 1 : 0, std::memory_order_relaxed); }
+  std::atomic_ref<uint8_t> block_state(uint64_t index) const {
+    return std::atomic_ref(reinterpret_cast<uint8_t*>(free_map + kFreeMapWords)[index]);
   }
 
   // Any thread, as of some moment.

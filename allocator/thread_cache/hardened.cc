@@ -13,45 +13,66 @@ namespace hakmem {
 namespace {
 
 using Chunk = uint64_t __attribute__((vector_size(kBlockAlignment), may_alias));
-constexpr size_t kMaxInlineBytes = 256;
+
+// The chunks of a small block without a branch for how many there are, which a processor
+// mostly guesses wrong where sizes come in no order: what is beyond the last one is that again.
+constexpr size_t kSmallChunks = 8;
+constexpr size_t kSmallBytes = kSmallChunks * sizeof(Chunk);
+HAKMEM_INLINE Chunk* small_chunk(void* block, size_t bytes, size_t index) {
+  size_t offset = index * sizeof(Chunk);
+  size_t last = bytes - sizeof(Chunk);
+  return reinterpret_cast<Chunk*>(static_cast<char*>(block) + (offset < last ? offset : last));
+}
 
 // Only where blocks are cleared.
-[[maybe_unused]] void clear(Block* block, size_t bytes) {
-  if (bytes > kMaxInlineBytes) {
+[[maybe_unused]] HAKMEM_INLINE void clear(Block* block, size_t bytes) {
+  if (bytes > kSmallBytes) {
     memset(static_cast<void*>(block), 0, bytes);
     return;
   }
-  auto* chunk = reinterpret_cast<Chunk*>(block);
-  for (size_t i = 0; i < bytes / sizeof(Chunk); ++i) chunk[i] = Chunk{};
+#pragma GCC unroll 8
+  for (size_t i = 0; i < kSmallChunks; ++i) *small_chunk(block, bytes, i) = Chunk{};
 }
 
-[[maybe_unused]] bool is_clear(const void* start, size_t bytes) {
-  auto* chunk = static_cast<const Chunk*>(start);
-  auto* end = chunk + bytes / sizeof(Chunk);
+// But for the first chunk, the words that a free block has for the allocator.
+[[maybe_unused]] HAKMEM_INLINE bool is_clear(Block* block, size_t bytes) {
   Chunk bits{};
-  for (; end - chunk >= 4; chunk += 4) bits |= (chunk[0] | chunk[1]) | (chunk[2] | chunk[3]);
-  for (; chunk != end; ++chunk) bits |= *chunk;
+  if (bytes > kSmallBytes) {
+    auto* chunk = reinterpret_cast<const Chunk*>(block + 1);
+    auto* end = reinterpret_cast<const Chunk*>(reinterpret_cast<const char*>(block) + bytes);
+    for (; end - chunk >= 4; chunk += 4) bits |= (chunk[0] | chunk[1]) | (chunk[2] | chunk[3]);
+    for (; chunk != end; ++chunk) bits |= *chunk;
+  } else if (bytes > sizeof(Chunk)) {
+#pragma GCC unroll 8
+    for (size_t i = 1; i < kSmallChunks; ++i) bits |= *small_chunk(block, bytes, i);
+  }
   return (bits[0] | bits[1]) == 0;
+}
+static_assert(sizeof(Block) == sizeof(Chunk));
+
+// The words that a free block has for the allocator, as its free left them.
+HAKMEM_INLINE bool has_its_words(const Block* block) {
+  return !block->has_lost_key() && (!has(Mitigation::kZeroOnFree) || block->link == 0);
 }
 
 // Whether a free block that is on no list is as its free left it.
-bool is_untouched(const Block* block, size_t bytes) {
-  if (block->has_lost_key()) return false;
-  if constexpr (has(Mitigation::kZeroOnFree)) return block->link == 0 && is_clear(block + 1, bytes - sizeof(Block));
+HAKMEM_INLINE bool is_untouched(Block* block, size_t bytes) {
+  if (!has_its_words(block)) return false;
+  if constexpr (has(Mitigation::kZeroOnFree)) return is_clear(block, bytes);
   return true;
 }
 
-// The words that a free block has for the allocator, the others are looked at as it is
-// handed out. False after a report: the block is leaked.
-bool take_from_quarantine(Block* block) {
-  if (block->take_key() && (!has(Mitigation::kZeroOnFree) || block->link == 0)) [[likely]]
+// A block leaves the quarantine; the rest of it is looked at as it is handed out. False
+// after a report: the block is leaked.
+HAKMEM_INLINE bool may_be_used_again(const Block* block) {
+  if (has_its_words(block)) [[likely]]
     return true;
   report_misuse(Message::kCorruptedFreeList, block);
   return false;
 }
 
 // The slab that `address` lies in; null when there is none with blocks.
-Slab* find_slab(uintptr_t address) {
+HAKMEM_INLINE Slab* find_slab(uintptr_t address) {
   size_t unit = (address - slab_map_base) >> kUnitShift;
   Slab* slab = unit < slab_map_units ? slab_map_records[unit].head() : heap.superslabs.find(address);
   if (slab == nullptr) return nullptr;
@@ -67,7 +88,7 @@ bool hand_out(Block* block) {
   if (!is_untouched(block, slab->shape().block_bytes)) [[unlikely]]
     return false;
   block->clear_key();
-  slab->set_live(reinterpret_cast<uintptr_t>(block), true);
+  slab->set_live(slab->index_of(reinterpret_cast<uintptr_t>(block)), true);
   return true;
 }
 
@@ -79,32 +100,34 @@ void free_checked(void* address) {
   auto* block = static_cast<Block*>(address);
   if (!slab->is_block_start(start)) [[unlikely]]
     return free_inside(block);
-  if (!slab->is_live(start)) [[unlikely]]
+  uint64_t index = slab->index_of(start);
+  if (!slab->is_live(index)) [[unlikely]]
     return report_misuse(Message::kDoubleFree, address);
-  slab->set_live(start, false);
-  if constexpr (has(Mitigation::kZeroOnFree)) clear(block, slab->shape().block_bytes);
-  if constexpr (has(Mitigation::kDelayedReuse)) {
-    ThreadCache* cache = thread_state.cache;
-    if (cache != &empty_cache) [[likely]] {
-      block->mark_free();
-      block = cache->quarantine.exchange(slab->size_class, block, cache->random);
-      if (block == nullptr || !take_from_quarantine(block)) [[unlikely]]
-        return;
-    }
-  }
-  free_to_bin(block);
+  uint32_t size_class = slab->size_class;
+  slab->set_live(index, false);
+  if constexpr (has(Mitigation::kZeroOnFree)) clear(block, kClassShapes[size_class].block_bytes);
+  ThreadCache* cache = thread_state.cache;
+  if (!has(Mitigation::kDelayedReuse) || cache == &empty_cache) [[unlikely]]
+    return free_to_bin(block);
+  block->mark_free();
+  Block* leaving = cache->quarantine.exchange(size_class, block, cache->random);
+  if (leaving == nullptr || !may_be_used_again(leaving)) [[unlikely]]
+    return;
+  // Whoever owns its slab.
+  Bin& bin = cache->bins[size_class];
+  if (--bin.frees_left == 0) [[unlikely]]
+    return free_counted_out(leaving, slab_of(leaving));
+  push(bin, leaving);
 }
 
 void flush_quarantine(ThreadCache* cache) {
   cache->quarantine.take_all([cache](uint32_t size_class, Block* block) {
-    if (!take_from_quarantine(block)) return;
-    block->mark_free();
-    return_to_slabs(cache, size_class, &block, 1);
+    if (may_be_used_again(block)) return_to_slabs(cache, size_class, &block, 1);
   });
 }
 
 void check_quarantine(const ThreadCache* cache) {
-  cache->quarantine.visit([](uint32_t size_class, const Block* block) {
+  cache->quarantine.visit([](uint32_t size_class, Block* block) {
     if (!is_untouched(block, kClassShapes[size_class].block_bytes)) report_misuse(Message::kCorruptedFreeList, block);
   });
 }

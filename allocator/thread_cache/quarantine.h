@@ -20,7 +20,7 @@ struct QuarantineShape {
   uint32_t places;  // 1 for large blocks: what a thread keeps is bounded
 };
 
-inline constexpr size_t kQuarantineBytes = 32 * kKiB;  // of a class
+inline constexpr size_t kQuarantineBytes = 8 * kKiB;  // of a class: what all of them hold should stay in the cache
 inline constexpr uint32_t kMaxQuarantined = 64;
 
 inline constexpr auto kQuarantineShapes = [] {

@@ -47,13 +47,18 @@ void count_first_touch(const ThreadCache* cache, const Slab* slab, size_t bytes)
   if (pages != 0) metrics::count<metrics::Metric::kFirstTouchedPages>(cache->shard, uint64_t{pages});
 }
 
-uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit) {
+// Carves up to `limit` blocks; `is_growing`: as the last refill of the class did.
+uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit, [[maybe_unused]] bool is_growing) {
   const ClassShape& shape = slab->shape();
   slab->carve_time.start();
   uint32_t count = shape.capacity - slab->carved;
   if (count > limit) count = limit;
   uintptr_t address = slab->start + size_t{slab->carved} * shape.block_bytes;
   if constexpr (kBuild.stats) count_first_touch(cache, slab, size_t{count} * shape.block_bytes);
+  // Each page will be written to, and without huge pages each would be a fault.
+  if (has(Mitigation::kGuardPages) && slab->zeroed && slab->carved == 0 && is_growing)
+    LinuxMemory::populate(reinterpret_cast<void*>(slab->start),
+                          align_up(size_t{shape.capacity} * shape.block_bytes, kPageBytes));
   // What stands there was cleared as other blocks, whose keys are left.
   if (has(Mitigation::kZeroOnFree) && !slab->zeroed)
     memset(reinterpret_cast<void*>(address), 0, size_t{count} * shape.block_bytes);
@@ -87,8 +92,9 @@ Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
     batch.count = take_listed(bin, slab, limit);
   } else if (slab->carved < slab->shape().capacity) {
     uint32_t fresh = uint32_t{slab->shape().refill_objects} << doublings;
+    bool is_growing = doublings > 0;
     if (doublings < kRefillDoublings) ++doublings;
-    batch = {carve(cache, bin, slab, fresh < limit ? fresh : limit), RefillSource::FreshCarve};
+    batch = {carve(cache, bin, slab, fresh < limit ? fresh : limit, is_growing), RefillSource::FreshCarve};
   }
   slab->used += batch.count;
   slab->set_countdown(slab->used);  // when all of them came back it is not kept
