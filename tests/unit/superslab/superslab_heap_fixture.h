@@ -44,7 +44,7 @@ class SuperslabHeapTest : public testing::Test {
 };
 
 inline void write_to(Slab* slab, char value) {
-  for (size_t offset = 0; offset < slab->units * kUnitBytes; offset += kPageBytes)
+  for (size_t offset = 0; offset < span_bytes(slab->units); offset += kPageBytes)
     reinterpret_cast<char*>(slab->start)[offset] = value;
 }
 

@@ -75,10 +75,10 @@ TEST_F(SuperslabHeapTest, RandomSpansNeverOverlap) {
         ASSERT_GE(slab->start, std::prev(after)->first + std::prev(after)->second->units * kUnitBytes);
       }
       if (slab->zeroed) {
-        ASSERT_TRUE(reads_as_zero(slab->start, 64) && reads_as_zero(slab->start + units * kUnitBytes - 64, 64));
+        ASSERT_TRUE(reads_as_zero(slab->start, 64) && reads_as_zero(slab->start + span_bytes(units) - 64, 64));
       }
       memset(reinterpret_cast<void*>(slab->start), 1, 64);
-      memset(reinterpret_cast<void*>(slab->start + units * kUnitBytes - 64), 1, 64);
+      memset(reinterpret_cast<void*>(slab->start + span_bytes(units) - 64), 1, 64);
       spans[slab->start] = slab;
     } else {
       auto victim = std::next(spans.begin(), random.below(static_cast<uint32_t>(spans.size())));
