@@ -1,5 +1,6 @@
 #include "telemetry/transitions.h"
 
+#include <errno.h>
 #include <sys/mman.h>
 
 #include "allocator/base/environment.h"
@@ -56,6 +57,25 @@ void publish_on_transition(uint64_t now) {
   grow_page(threads);
 }
 
+void make_page_if_busy() {
+  if (!counters_look_busy() || !try_acquire_page()) return;
+  if (page_home() == PageHome::None) create_page(is_set(Variable::kPages) && !endpoint_is_coming(), false);
+  release_page();
+}
+
+// The least that each transition costs.
+bool has_something_to_do() {
+  if (forked_unnoticed()) return true;
+  switch (page_home()) {
+    case PageHome::Refused: return false;
+    // Most processes end before this; each superslab_refill is a transition.
+    case PageHome::None: return state.transitions.fetch_add(1, std::memory_order_relaxed) % kTransitionsToLook == 0;
+    case PageHome::File:
+    case PageHome::Private: return coarse_now() >= state.next_publish.load(std::memory_order_relaxed);
+  }
+  return false;
+}
+
 }  // namespace
 
 void prepare_fork_detection() {
@@ -95,26 +115,18 @@ void release_page() {
   is_writer = false;
 }
 
-void on_transition() {
+bool on_transition() {
+  if (!has_something_to_do()) return false;
+  int saved_errno = errno;
   if (forked_unnoticed()) on_fork_child();
-  uint64_t now = 0;
-  switch (page_home()) {
-    case PageHome::Refused: return;
-    case PageHome::None:
-      // Most processes end before this; each superslab_refill is a transition.
-      if (state.transitions.fetch_add(1, std::memory_order_relaxed) % kTransitionsToLook != 0) return;
-      if (!counters_look_busy() || !try_acquire_page()) return;
-      if (page_home() == PageHome::None) create_page(is_set(Variable::kPages) && !endpoint_is_coming(), false);
-      release_page();
-      return;
-    case PageHome::File:
-    case PageHome::Private:
-      now = coarse_now();
-      if (now < state.next_publish.load(std::memory_order_relaxed) || !try_acquire_page()) return;
-      publish_on_transition(now);
-      release_page();
-      return;
+  if (page_home() == PageHome::None) {
+    make_page_if_busy();
+  } else if (try_acquire_page()) {
+    publish_on_transition(coarse_now());
+    release_page();
   }
+  errno = saved_errno;
+  return true;
 }
 
 void on_fork_child() {

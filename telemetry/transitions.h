@@ -13,8 +13,8 @@ namespace hakmem::telemetry {
 void prepare_fork_detection();
 
 // metrics::Hooks: makes the page when it is time, publishes at most once a
-// second and for at most 1 % of the time.
-void on_transition();
+// second and for at most 1 % of the time. Whether there was anything to do.
+bool on_transition();
 
 // metrics::Hooks: leaves the parent's page and starts from zero.
 void on_fork_child();

@@ -146,13 +146,15 @@ inline void count_purge(uint32_t shard, uint64_t bytes) {
 
 // Adds one time to a histogram.
 template <Metric metric>
+inline void add_time(Slot* slots, uint32_t label, uint64_t nanoseconds) {
+  static_assert(shape_of(metric).kind == Kind::Histogram);
+  add<metric>(slots, label * kHistogramSlots + histogram_bucket(nanoseconds, scale_of(metric)), 1);
+  add<metric>(slots, label * kHistogramSlots + kHistogramBuckets, nanoseconds);
+}
+
+template <Metric metric>
 inline void observe_time(uint32_t shard, uint32_t label, uint64_t nanoseconds) {
-  if constexpr (kBuild.stats) {
-    static_assert(shape_of(metric).kind == Kind::Histogram);
-    Slot* slots = shard_slots(shard);
-    add<metric>(slots, label * kHistogramSlots + histogram_bucket(nanoseconds, scale_of(metric)), 1);
-    add<metric>(slots, label * kHistogramSlots + kHistogramBuckets, nanoseconds);
-  }
+  if constexpr (kBuild.stats) add_time<metric>(shard_slots(shard), label, nanoseconds);
 }
 
 }  // namespace hakmem::metrics

@@ -98,8 +98,8 @@ struct Sample {
 struct Hooks {
   // After each superslab_refill, large or huge allocation, and at each thread's start and end,
   // on the thread that did it, with no lock of the allocator held. It may be
-  // entered again if it allocates; errno is kept by the caller.
-  void (*on_transition)();
+  // entered again if it allocates; keeps errno. Whether counters may have moved.
+  bool (*on_transition)();
   // Around fork, with all locks of the allocator held: before it, and after it in the parent.
   void (*on_fork)();
   void (*on_fork_parent)();

@@ -257,7 +257,7 @@ void free_cold(void* address) {
     LateCacheScope late;
     return free_with(thread_state.cache, address);
   }
-  metrics::slow_call(cache->counters, metrics::SlowCall::Free, [&] { free_with(cache, address); });
+  metrics::slow_call(cache->counters, metrics::SlowCall::Free, [=] { free_with(cache, address); });
 }
 
 void free_suspect(Block* block, Slab* slab) {

@@ -61,7 +61,7 @@ LargeAllocation allocate_large(size_t bytes, size_t alignment) {
     LateCacheScope late;
     return allocate_with(thread_state.cache, bytes, alignment);
   }
-  return metrics::slow_call(cache->counters, metrics::SlowCall::Malloc, [&] {
+  return metrics::slow_call(cache->counters, metrics::SlowCall::Malloc, [=] {
     LargeAllocation result = allocate_with(cache, bytes, alignment);
     call_transition_hook();
     return result;

@@ -321,11 +321,9 @@ bool has_other_threads() { return threads_running.load(std::memory_order_relaxed
 void call_transition_hook() {
   if constexpr (kBuild.stats) {
     if (metrics::hooks.on_transition == nullptr || thread_state.phase != ThreadPhase::kRunning) return;
-    int saved_errno = errno;
-    metrics::hooks.on_transition();
-    // The hook may have made the stats page, or left it: in a child that bypassed the fork handlers.
-    thread_state.cache->counters.follow_sink(thread_state.cache->shard);
-    errno = saved_errno;
+    // It may have made the stats page, or left it: in a child that bypassed the fork handlers.
+    if (metrics::hooks.on_transition()) [[unlikely]]
+      thread_state.cache->counters.follow_sink(thread_state.cache->shard);
   }
 }
 

@@ -10,7 +10,7 @@ import sys
 
 # Storage -> the calls that write such a metric, and where they may stand.
 WRITERS = {
-    "Shard": (r"\b(?:count|add|observe_time)<(?:hakmem::)?(?:metrics::)?(?:Metric::)?{name}>", ["allocator", "telemetry"]),
+    "Shard": (r"\b(?:count|add|observe_time|add_time)<(?:hakmem::)?(?:metrics::)?(?:Metric::)?{name}>", ["allocator", "telemetry"]),
     "Publish": (r"\bstore(?:_counter)?<Metric::{name}>", ["telemetry"]),
     "Serve": (r"\badd(?:_served)?\(\s*(?:metrics::)?Metric::{name}\b", ["exporter"]),
 }
