@@ -36,7 +36,7 @@ class SuperslabBins {
   // the chance to become empty, and is purged whole. But one where such a run
   // still holds pages goes before it, if one is near: it costs no page fault,
   // and no memory beside what is held back already.
-  Superslab* find(uint32_t units) const {
+  Superslab* find_superslab(uint32_t units) const {
     uint64_t dirty = bins_in_use_[Superslab::kDirty] >> units << units;
     uint64_t clean = bins_in_use_[Superslab::kClean] >> units << units;
     uint32_t tries = kDirtyTries;

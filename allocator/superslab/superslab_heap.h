@@ -30,7 +30,7 @@ class SuperslabHeap {
   Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard) {
     metrics::StepTimer timer(shard);
     lock_.lock();
-    Superslab* superslab = bins_.find(units);
+    Superslab* superslab = bins_.find_superslab(units);
     timer.finish(metrics::RefillStep::Scan);
     bool is_mapped = superslab != nullptr;
     if (superslab == nullptr) {

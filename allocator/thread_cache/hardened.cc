@@ -103,21 +103,24 @@ void free_checked(void* address) {
   uint64_t index = slab->index_of(start);
   if (!slab->is_live(index)) [[unlikely]]
     return report_misuse(Message::kDoubleFree, address);
-  uint32_t size_class = slab->size_class;
   slab->set_live(index, false);
-  if constexpr (has(Mitigation::kZeroOnFree)) clear(block, kClassShapes[size_class].block_bytes);
-  ThreadCache* cache = thread_state.cache;
-  if (!has(Mitigation::kDelayedReuse) || cache == &empty_cache) [[unlikely]]
-    return free_to_bin(block);
-  block->mark_free();
-  Block* leaving = cache->quarantine.exchange(size_class, block, cache->random);
-  if (leaving == nullptr || !may_be_used_again(leaving)) [[unlikely]]
-    return;
-  // Whoever owns its slab.
-  Bin& bin = cache->bins[size_class];
-  if (--bin.frees_left == 0) [[unlikely]]
-    return free_counted_out(leaving, slab_of(leaving));
-  push(bin, leaving);
+  if constexpr (has(Mitigation::kZeroOnFree)) clear(block, slab->shape().block_bytes);
+  if constexpr (has(Mitigation::kDelayedReuse)) {
+    ThreadCache* cache = thread_state.cache;
+    if (cache != &empty_cache) [[likely]] {
+      uint32_t size_class = slab->size_class;
+      block->mark_free();
+      Block* leaving = cache->quarantine.exchange(size_class, block, cache->random);
+      if (leaving == nullptr || !may_be_used_again(leaving)) [[unlikely]]
+        return;
+      // Whoever owns its slab.
+      Bin& bin = cache->bins[size_class];
+      if (--bin.frees_left == 0) [[unlikely]]
+        return free_counted_out(leaving, slab_of(leaving));
+      return push(bin, leaving);
+    }
+  }
+  free_to_bin(block);
 }
 
 void flush_quarantine(ThreadCache* cache) {
