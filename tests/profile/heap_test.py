@@ -94,7 +94,8 @@ class Sites(unittest.TestCase):
                                              if float(dict(key[1])["le"]) <= seconds)
         samples = {size: scrape.value(f"{name}_count", size=size) for size in ("64-512", "512-4096")}
         self.assertGreater(samples["64-512"], 1000)
-        self.assertGreater(scrape.value(f"{name}_sum", size="64-512"), samples["64-512"])
+        # The endpoint is there a second after the program's start, which is before the first sample.
+        self.assertGreater(scrape.value(f"{name}_sum", size="64-512"), 0.8 * samples["64-512"])
         self.assertLess(freed_by("64-512", 0.3), 100)  # what the program and its libraries freed on the way
         self.assertGreater(samples["512-4096"], 5000)
         self.assertGreater(freed_by("512-4096", 0.1), 0.9 * samples["512-4096"])

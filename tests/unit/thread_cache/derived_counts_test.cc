@@ -93,7 +93,7 @@ TEST_F(DerivedCountsTest, HugeAllocationsAreCountedOneByOne) {
   for (void* block : blocks) free(block);
   EXPECT_EQ(counter<Metric::kHugeAllocations>(), exact_totals(metrics::kHugeClass).allocations);
   EXPECT_EQ(counter<Metric::kHugeFrees>(), exact_totals(metrics::kHugeClass).frees);
-  EXPECT_EQ(counter<Metric::kHugeRemaps>(), 20u);
+  EXPECT_EQ(counter<Metric::kHugeRemaps>(), 19u);  // the last one grows where it stands
 }
 
 }  // namespace
