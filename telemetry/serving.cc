@@ -349,8 +349,10 @@ void start_serving() {
   ProcessStat stat{};
   serving.origin_pid = static_cast<uint32_t>(syscall(SYS_getpid));
   if (read_process_stat(serving.origin_pid, &stat)) serving.origin_start_time = stat.start_time;
-  pthread_atfork(nullptr, nullptr, start_in_child);
+  // After the thread, whose creation allocates: the allocator registers its handlers with that,
+  // and in a child handlers run in the order of their registration.
   start_thread();
+  pthread_atfork(nullptr, nullptr, start_in_child);
 }
 
 void leave_serving_to_parent() {

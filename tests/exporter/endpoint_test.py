@@ -171,6 +171,13 @@ class BadInput(unittest.TestCase):
             self.assertEqual(program.process.wait(10), 0)
             self.assertEqual(program.error_text(), "")
 
+    def test_a_child_of_the_first_second_goes_on(self):
+        # timeout forks at once, and allocates nothing before. In its child a thread waits whether to serve;
+        # its creation allocates, which is sampled here, for which the fork has to have opened all locks.
+        with Program("timeout", "5", "true", HAKMEM_SAMPLE_BYTES="1") as program:
+            self.assertEqual(program.process.wait(10), 0)
+            self.assertEqual(program.error_text(), "")
+
 
 if __name__ == "__main__":
     main()
