@@ -51,7 +51,7 @@ class FakeKernel {
 
   size_t mapped_bytes() const;  // by map(), map_at() and remap(), not released
   size_t reserved_bytes() const;
-  size_t committed_bytes() const;  // of reservations
+  size_t committed_bytes() const;              // of reservations
   bool is_committed(uintptr_t address) const;  // within a reservation
 };
 
