@@ -94,8 +94,8 @@ class HugeHeap {
     return true;
   }
 
-  // Resizes by mremap. Null when the kernel refuses; then nothing changed. The
-  // block must be live. Any thread.
+  // Resizes where it stands, or by mremap. Null when the kernel refuses; then nothing
+  // changed. The block must be live. Any thread.
   void* resize(void* address, size_t bytes, uint32_t shard) {
     size_t mapped = align_up(bytes, kPageBytes);
     LockGuard guard(lock_);
@@ -191,7 +191,7 @@ class HugeHeap {
   }
 
  private:
-  static constexpr size_t kHugePagesFrom = 4 * kMiB;  // of one mapping; the first touch of 2 MiB then takes all of them
+  static constexpr size_t kHugePagesFrom = 4 * kMiB;  // in use, or of a mapping of its own
   static constexpr uint32_t kMaxRetained = 32;
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
@@ -209,7 +209,7 @@ class HugeHeap {
     uint64_t origin;
   };
 
-  // No more than half of it is new: `calloc` has to clear what is not all fresh.
+  // Of a source that holds pages at most half is new: `calloc` has to clear all of it.
   Source take_source(size_t bytes) HAKMEM_REQUIRES(lock_) {
     for (uint32_t i = 0; i < retained_count_; ++i) {
       Mapping last = retained_[i];

@@ -204,7 +204,7 @@ export const huge: RowSpec = {
     {
       ...kThird,
       title: 'Huge allocations, frees, remaps',
-      about: 'Each allocation and free is a system call and fresh pages; a high rate asks for a pool in the program.',
+      about: 'What is freed is used again for a while, else each costs kernel calls and pages: keep such buffers.',
       unit: 'ops',
       queries: [
         { expr: `sum(${rate('hakmem_huge_allocations_total')})`, legend: 'allocations' },
