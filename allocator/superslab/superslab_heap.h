@@ -213,6 +213,8 @@ class SuperslabHeap {
   // A process whose slabs use less, or less a thread, is not made larger by pages that
   // it touches in part: each thread has a slab of every class that it has just begun.
   static constexpr size_t kHugePagesFromPerThread = 3 * kMiB;
+  // Of few threads half of that: what they could waste is little.
+  static constexpr size_t kFewThreads = 8;
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {
     uint32_t tries = kMaxRemaps;
@@ -324,7 +326,9 @@ class SuperslabHeap {
 
   bool is_dense() const HAKMEM_REQUIRES(lock_) {
     if constexpr (has(Mitigation::kGuardPages)) return false;  // a huge page has no page of its own to guard
-    return used_bytes_ >= thread_count_.load(std::memory_order_relaxed) * kHugePagesFromPerThread;
+    size_t threads = thread_count_.load(std::memory_order_relaxed);
+    size_t few = threads < kFewThreads ? threads : kFewThreads;
+    return used_bytes_ >= (2 * threads - few) * (kHugePagesFromPerThread / 2);
   }
 
   // Only where no page stands yet: what is there already is not made a huge page.

@@ -45,7 +45,7 @@ TEST_F(SuperslabPurgeTest, HugePagesForALargerHeapUntilPurgedInPart) {
   if (has(Mitigation::kGuardPages)) GTEST_SKIP() << "guard pages take the place of huge pages";
   std::vector<Slab*> spans;
   for (int i = 0; i < 10; ++i) spans.push_back(take(kUnitsPerSuperslab));
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(spans[i]->superslab->is_huge, i >= 2) << i;  // from 3 MiB on
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(spans[i]->superslab->is_huge, i >= 1) << i;  // from 1.5 MiB on
   Superslab* huge = spans[9]->superslab;
 
   give(spans[9]);
@@ -64,7 +64,7 @@ TEST_F(SuperslabPurgeTest, HugePagesForALargerHeapUntilPurgedInPart) {
 
   give(low);
   heap_.purge(SIZE_MAX, 0);
-  heap_.set_thread_count(7);  // as many slabs more are begun and hardly used
+  heap_.set_thread_count(11);  // as many slabs more are begun and hardly used
   low = take(1);
   EXPECT_EQ(low->superslab, huge);
   EXPECT_FALSE(huge->is_huge);
