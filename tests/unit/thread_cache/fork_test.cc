@@ -57,24 +57,31 @@ TEST(Fork, ChildrenOfABusyProcessCanAllocate) {
   test::start_process();
   constexpr uint32_t kThreads = 3;
   std::atomic<bool> stop{false};
-  std::atomic<uint32_t> running{0};
+  std::atomic<bool> busy{true};
+  std::atomic<uint32_t> steps{0};
   std::vector<std::thread> threads;
   for (uint32_t thread = 0; thread < kThreads; ++thread)
     threads.emplace_back([&, thread] {
       ShadowHeap shadow(thread, {.log2_max_bytes = 20, .max_blocks = 500, .max_bytes = 8 * kMiB});
-      running.fetch_add(1);
-      while (!stop.load()) shadow.step();
+      while (!stop.load()) {
+        busy.wait(false);
+        shadow.step();
+        steps.fetch_add(1);
+      }
       shadow.free_all();
     });
-  while (running.load() < kThreads) std::this_thread::yield();
   for (uint32_t i = 0; i < rounds(40); ++i) {
     void* block = allocate(100 + i * 1000);
+    for (uint32_t before = steps.load(); steps.load() - before < 100;) std::this_thread::yield();
     pid_t child = ::fork();
     ASSERT_GE(child, 0);
     if (child == 0) ::_exit(work_in_child(block));
+    busy = false;  // the child has what it has; the threads would only keep it from the cores
     free(block);
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
+    busy = true;
+    busy.notify_all();
     ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
     ASSERT_EQ(WEXITSTATUS(status), 0);
   }
