@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "allocator/metrics/heap_view.h"
 #include "tests/unit/support/accounts.h"
 #include "tests/unit/support/shadow_heap.h"
 
@@ -176,12 +177,21 @@ TEST(Allocator, ReallocThatGrowsByLittleMakesRoomForAQuarter) {
 }
 
 TEST(Allocator, ReallocGrowsALargeBlockWhereItStands) {
-  auto* block = static_cast<unsigned char*>(allocate(300 * kKiB));
-  test::fill(block, 300 * kKiB, 7);
-  ASSERT_EQ(reallocate(block, 600 * kKiB), block);  // the superslab has nothing behind it yet
-  EXPECT_GE(usable_bytes(block), 600 * kKiB);
-  EXPECT_TRUE(test::has_content(block, 300 * kKiB, 300 * kKiB, 7));
+  std::vector<void*> others;
+  unsigned char* block = nullptr;
+  void* grown = nullptr;
+  do {
+    ASSERT_LT(others.size(), 100u) << "no block has grown where it stands";
+    block = static_cast<unsigned char*>(allocate(300 * kKiB));
+    test::fill(block, 300 * kKiB, 7);
+    grown = reallocate(block, 600 * kKiB);
+    EXPECT_GE(usable_bytes(grown), 600 * kKiB);
+    EXPECT_TRUE(test::has_content(static_cast<unsigned char*>(grown), 300 * kKiB, 300 * kKiB, 7));
+    // In a hole that another test has left: it is filled, so that the next stands where nothing is behind it.
+    if (grown != block) others.insert(others.end(), {grown, allocate(300 * kKiB)});
+  } while (grown != block);
   free(block);
+  for (void* other : others) free(other);
   test::expect_books_balance({});
 }
 
@@ -239,11 +249,15 @@ TEST(Allocator, AlignedBlocksWasteNothing) {
 }
 
 TEST(Allocator, HugeMemoryIsGivenBackToTheKernel) {
+  purge_all();  // superslabs have a hold-back of their own
   void* block = allocate(400 * kMiB);
   memset(block, 1, kMiB);
   EXPECT_EQ(heap_totals().huge_bytes, 400 * kMiB);
   free(block);
-  EXPECT_LE(heap_totals().retained_bytes, 128 * kMiB);  // the hold-back
+  // 128 MiB, and more once other tests in this process took purged memory again.
+  size_t hold_back = metrics::heap_view.huge_hold_back(0);
+  EXPECT_LE(heap_totals().retained_bytes, hold_back);
+  EXPECT_LE(hold_back, (128 + 400 / 2 + 16) * kMiB);
 }
 
 }  // namespace
