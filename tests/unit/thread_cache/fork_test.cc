@@ -182,21 +182,18 @@ TEST(Fork, ChildrenAdoptTheBinsOfOtherThreads) {
 // Or the thread that gets the cache next could keep fewer big blocks.
 TEST(Fork, AdoptedCachesHoldNoBigBlocks) {
   test::start_process();
-  test::OtherThread other([] {
+  const ThreadCache* cache = nullptr;
+  test::OtherThread other([&] {
     void* blocks[8];
     for (void*& block : blocks) block = allocate(112 * kKiB);
     for (void* block : blocks) free(block);
+    cache = thread_state.cache;
   });
-  expect_in_child([] {
-    auto big_bytes_of_others = [] {
-      size_t sum = 0;
-      for (const ThreadCache* cache = registered_caches.load(); cache != nullptr; cache = cache->next_registered)
-        if (cache != thread_state.cache) sum += cache->big_bytes;
-      return sum;
-    };
-    if (big_bytes_of_others() == 0) return 1;
+  ASSERT_GT(cache->big_bytes, 0u);
+  expect_in_child([&] {
     allocate_and_adopt();
-    return big_bytes_of_others() == 0 ? 0 : 2;
+    if (cache->use.load() == ThreadCache::Use::kOrphan) return 1;
+    return cache->big_bytes == 0 ? 0 : 2;
   });
 }
 
