@@ -15,6 +15,34 @@ TEST(Diagnosis, NothingHoldsOfWhatWasNotMeasured) {
     EXPECT_FALSE(holds(static_cast<Finding>(i), Facts{})) << metrics::kFindings[i].name;
 }
 
+// Each finding needs a size, which all have here, and a share of the whole.
+Facts sizes(bool are_shares) {
+  Facts facts;
+  facts.heap = facts.process = (are_shares ? 150 : 10'000) * kMiB;
+  facts.slab_free = facts.internal = facts.retained = facts.thread_cache = 100 * kMiB;
+  facts.outside = facts.swapped = 100 * kMiB;
+  facts.huge_pages = 300 * kMiB;  // more than the heap, where they inflate
+  facts.span = 10;
+  facts.purged = 0;
+  facts.cgroup_limit = 1000 * kMiB;
+  facts.cgroup_distance = (are_shares ? 50 : 150) * kMiB;
+  facts.cpu = 10;
+  facts.superslab_refill = are_shares ? 5 : 0.5;
+  facts.remote_frees = 8'000'000;
+  facts.allocations = are_shares ? 10'000'000 : 100'000'000;
+  return facts;
+}
+
+TEST(Diagnosis, EachHoldsWhereASizeIsAShareToo) {
+  for (uint32_t i = 0; i < metrics::kCountOf<Finding>; ++i)
+    EXPECT_TRUE(holds(static_cast<Finding>(i), sizes(true))) << metrics::kFindings[i].name;
+}
+
+TEST(Diagnosis, NoneHoldsOfASizeThatIsNoShare) {
+  for (uint32_t i = 0; i < metrics::kCountOf<Finding>; ++i)
+    EXPECT_FALSE(holds(static_cast<Finding>(i), sizes(false))) << metrics::kFindings[i].name;
+}
+
 // No machine for tests has swap for sure.
 TEST(Diagnosis, SwapHoldsAboveAShareAndASize) {
   Facts facts;

@@ -61,6 +61,26 @@ TEST(Environment, AMisuseEndsTheProcessUnlessItIsToBeReported) {
   EXPECT_EQ(wrong.error_text, "hakmem: HAKMEM_ON_ERROR=ignore is not abort or report; a misuse ends the process\n");
 }
 
+// In one way or another of each form; a value that stands beside it is kept.
+TEST(Environment, AValueThatIsNotOfItsFormGivesOneLine) {
+  const std::string long_path = "/" + std::string(5000, 'd');
+  for (const auto& [name, value] :
+       std::initializer_list<std::pair<std::string, std::string>>{{"HAKMEM_SAMPLE_BYTES", "18446744073709551616"},
+                                                                  {"HAKMEM_PROGRAM", "more-than-15-characters"},
+                                                                  {"HAKMEM_PAGES", "relative"},
+                                                                  {"HAKMEM_PAGES", long_path},
+                                                                  {"HAKMEM_AUTH", "relative"},
+                                                                  {"HAKMEM_AUTH", long_path},
+                                                                  {"HAKMEM_GUARD", "yes"},
+                                                                  {"HAKMEM_CONTROL", "2"}}) {
+    ChildResult child = in_child({{name, value}, {"HAKMEM_ON_ERROR", "report"}},
+                                 [] { EXPECT_STREQ(environment_text(Variable::kOnError), "report"); });
+    EXPECT_EQ(child.status, 0);
+    EXPECT_THAT(child.error_text, testing::StartsWith("hakmem: " + name + "="));
+    EXPECT_EQ(std::count(child.error_text.begin(), child.error_text.end(), '\n'), 1) << name;
+  }
+}
+
 TEST(Environment, AnUnknownNameGivesOneLine) {
   ChildResult child = in_child({{"HAKMEM_LISTENN", "127.0.0.1:1"}}, [] {});
   EXPECT_EQ(child.error_text, "hakmem: HAKMEM_LISTENN is not a variable of hakmem and is ignored\n");
