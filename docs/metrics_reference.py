@@ -63,7 +63,8 @@ mapping of its own). Only classes in use have rows, at most 24 by weight; the re
 go to the heaviest classes of the first scrape, the others to classes that come to hold a MiB and 1 % of the heap. A
 class that was shown stays shown, and what it counted before stays in `other`, so neither ever falls. `hakmem-exporter` shows at
 most 60 series a process, with classes summed as `all`; `/metrics?pid=N` shows process N in full. `container` is the
-start of a container's id and `unit` the systemd unit, where the cgroup of a process names one. A process gets series
+start of a container's id and `unit` the systemd unit, where the cgroup of a process names one and the exporter sees
+that process, which one in another container does not. A process gets series
 of its own when it is a minute old (`--young SECONDS`): until then it is part of `pid="other"`, the sum over all
 processes of one `comm` and `container` or `unit` that are younger or have ended. There what a process had counted
 before stays when it gets its own series, which then start from zero, and there its counters go when it ends: so each

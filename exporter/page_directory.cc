@@ -76,11 +76,14 @@ void PageDirectory::refresh() {
       if (std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix))
         visit_file(dirfd(directory.get()), entry->d_name, left_out_before);
   }
+  Processes processes;
   for (auto entry = pages_.begin(); entry != pages_.end();) {
     auto& [name, page] = *entry;
-    // Asked before the page is read: what is read then is final.
     Identity identity{};
-    bool gone = parse_name(name, &identity) && is_gone(identity);
+    parse_name(name, &identity);
+    if (!page.pid_here) page.pid_here = processes.pid_of(identity);
+    // Asked before the page is read: what is read then is final.
+    bool gone = has_ended(identity, *page.pid_here);
     bool keep = read(page, name) && page.seen && !gone;
     if (!keep) leave(page, name, gone);
     entry = keep ? std::next(entry) : pages_.erase(entry);
@@ -150,7 +153,7 @@ bool PageDirectory::read(Page& page, const std::string& name) {
 }
 
 void PageDirectory::first_read(Page& page) {
-  page.group = {page.snapshot.comm, home_of(page.snapshot.identity)};
+  page.group = {page.snapshot.comm, home_of(page.pid_here.value_or(0))};
   // Whoever may write to the folder chooses the names.
   if (!ended_.contains(page.group) && ended_.size() >= kMaxGroups) page.group = {"other", {}};
   ended_.try_emplace(page.group, telemetry::Snapshot::empty());
@@ -225,7 +228,9 @@ std::string find_page_of_ended(const std::string& path, uint32_t pid) {
     Identity identity{};
     bool is_page =
         std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix) && parse_name(entry->d_name, &identity);
-    if (!is_page || identity.pid != pid || !is_gone(identity) || identity.start_time < start_time) continue;
+    if (!is_page || identity.pid != pid || !is_of_this_namespace(identity) || !has_ended(identity) ||
+        identity.start_time < start_time)
+      continue;
     start_time = identity.start_time;
     newest = path + "/" + entry->d_name;
   }

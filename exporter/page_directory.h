@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -38,8 +39,9 @@ struct Page {
 
   int fd = -1;
   ino_t inode = 0;
-  bool seen = false;  // in the current walk of the directory
-  bool good = false;  // was ever read; `snapshot` is its newest good state
+  std::optional<uint32_t> pid_here;  // of its process; 0 when it is of another namespace and not seen
+  bool seen = false;                 // in the current walk of the directory
+  bool good = false;                 // was ever read; `snapshot` is its newest good state
   telemetry::Snapshot snapshot;
   SizeClassRows rows;
   Group group;

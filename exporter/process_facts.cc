@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
+#include <filesystem>
 #include <sstream>
 
 #include "telemetry/system.h"
@@ -16,10 +18,38 @@ constexpr size_t kShortIdDigits = 12;
 constexpr size_t kMaxUnitBytes = 64;
 constexpr size_t kMaxCgroups = 16 << 10;  // bytes of /proc/PID/cgroup
 
-// The pids of another namespace mean nothing here; its pages go with their container.
-bool is_of_this_namespace(const telemetry::Identity& identity) {
-  static const uint64_t own_namespace = telemetry::own_pid_namespace();
-  return identity.pid_namespace == own_namespace;
+// PROC_PID_INIT_INO of the kernel: the namespace that all others are within.
+constexpr uint64_t kFirstNamespace = 0xEFFFFFFC;
+
+uint64_t own_namespace() {
+  static const uint64_t inode = telemetry::own_pid_namespace();
+  return inode;
+}
+
+// Whether there is no process on the machine that cannot be seen. Where others are hidden
+// (hidepid), the first one is.
+bool sees_all_processes() {
+  telemetry::ProcessStat stat{};
+  return own_namespace() == kFirstNamespace && telemetry::read_process_stat(1, &stat);
+}
+
+// What the innermost namespace of a process calls it; 0 when there is no such process.
+uint32_t innermost_pid(uint32_t pid) {
+  char status[4096];
+  std::string path = "/proc/" + std::to_string(pid) + "/status";
+  if (telemetry::read_small_file(path.c_str(), status, sizeof status) <= 0) return 0;
+  const char* field = strstr(status, "\nNSpid:");
+  if (field == nullptr) return 0;
+  field += strlen("\nNSpid:");
+  uint64_t innermost = 0;
+  while (*field == '\t') innermost = telemetry::parse_decimal(&++field);
+  return static_cast<uint32_t>(innermost);
+}
+
+// Also where it may not be asked.
+bool may_be_of_namespace(uint32_t pid, uint64_t inode) {
+  uint64_t its_own = telemetry::pid_namespace_of(("/proc/" + std::to_string(pid) + "/ns/pid").c_str());
+  return its_own == 0 || its_own == inode;
 }
 
 bool is_hexadecimal(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
@@ -42,11 +72,41 @@ bool is_unit(const std::string& folder) {
 
 }  // namespace
 
-bool is_gone(const telemetry::Identity& identity) {
-  if (!is_of_this_namespace(identity)) return false;
-  telemetry::ProcessStat stat{};
-  return !telemetry::read_process_stat(identity.pid, &stat) || stat.start_time != identity.start_time || stat.is_zombie;
+bool is_of_this_namespace(const telemetry::Identity& identity) { return identity.pid_namespace == own_namespace(); }
+
+uint32_t Processes::pid_of(const telemetry::Identity& identity) {
+  return is_of_this_namespace(identity) ? identity.pid : find_foreign(identity);
 }
+
+void Processes::read_all() {
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry("/proc", error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const char* text = name.c_str();
+    auto pid = static_cast<uint32_t>(telemetry::parse_decimal(&text));
+    telemetry::ProcessStat stat{};
+    if (*text == '\0' && telemetry::read_process_stat(pid, &stat)) by_start_time_.emplace(stat.start_time, pid);
+  }
+}
+
+uint32_t Processes::find_foreign(const telemetry::Identity& identity) {
+  if (!is_read_) read_all();
+  is_read_ = true;
+  auto [begin, end] = by_start_time_.equal_range(identity.start_time);
+  for (auto entry = begin; entry != end; ++entry)
+    if (innermost_pid(entry->second) == identity.pid && may_be_of_namespace(entry->second, identity.pid_namespace))
+      return entry->second;
+  return 0;
+}
+
+bool has_ended(const telemetry::Identity& identity, uint32_t pid_here) {
+  // One without /proc does not know its namespace.
+  if (pid_here == 0) return identity.pid_namespace != 0 && sees_all_processes();
+  telemetry::ProcessStat stat{};
+  return !telemetry::read_process_stat(pid_here, &stat) || stat.start_time != identity.start_time || stat.is_zombie;
+}
+
+bool has_ended(const telemetry::Identity& identity) { return has_ended(identity, Processes().pid_of(identity)); }
 
 double age_seconds(const telemetry::Identity& identity) {
   static const auto ticks_a_second = static_cast<double>(sysconf(_SC_CLK_TCK));
@@ -74,12 +134,12 @@ Home home_from_cgroups(const std::string& text) {
   return home;
 }
 
-Home home_of(const telemetry::Identity& identity) {
-  if (!is_of_this_namespace(identity)) return {};
+Home home_of(uint32_t pid_here) {
+  if (pid_here == 0) return {};
   // Not by a stream: the process may end between open and read, which then fails, and the
   // buffer of a stream throws.
   char text[kMaxCgroups];
-  std::string path = "/proc/" + std::to_string(identity.pid) + "/cgroup";
+  std::string path = "/proc/" + std::to_string(pid_here) + "/cgroup";
   return telemetry::read_small_file(path.c_str(), text, sizeof text) <= 0 ? Home{} : home_from_cgroups(text);
 }
 

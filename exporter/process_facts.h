@@ -2,25 +2,46 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "telemetry/stats_page.h"
 
 namespace hakmem::exporter {
 
-// Whether the process of a page is known to have ended.
-bool is_gone(const telemetry::Identity& identity);
+// Finds the processes of pages. A page names its process as the process's own pid
+// namespace does; those of other namespaces are seen here under other pids, if they are
+// within this one, as containers are within that of the machine.
+class Processes {
+ public:
+  // The pid here; 0 for a process of another namespace that is not seen. The first such
+  // question reads all of /proc, so a process that started later is not seen.
+  uint32_t pid_of(const telemetry::Identity& identity);
+
+ private:
+  void read_all();
+  uint32_t find_foreign(const telemetry::Identity& identity);
+
+  bool is_read_ = false;
+  std::multimap<uint64_t, uint32_t> by_start_time_;
+};
+
+// Whether the process of a page, which has this pid here, is known to have ended.
+bool has_ended(const telemetry::Identity& identity, uint32_t pid_here);
+bool has_ended(const telemetry::Identity& identity);
+
+bool is_of_this_namespace(const telemetry::Identity& identity);
 
 // Seconds since the process started, not since its last exec.
 double age_seconds(const telemetry::Identity& identity);
 
 // Where a process runs, from its cgroup: the first twelve digits of a
-// container's id, or else its systemd unit; "" for what cannot be known.
+// container's id, or else its systemd unit; "" for what cannot be known, and for pid 0.
 struct Home {
   std::string container;
   std::string unit;
 };
-Home home_of(const telemetry::Identity& identity);
+Home home_of(uint32_t pid_here);
 
 // The same from the text of /proc/PID/cgroup.
 Home home_from_cgroups(const std::string& text);

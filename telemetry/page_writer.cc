@@ -111,7 +111,7 @@ void read_identity(Identity* identity) {
   identity->pid = static_cast<uint32_t>(syscall(SYS_getpid));
   identity->pid_namespace = own_pid_namespace();
   ProcessStat stat{};
-  if (read_process_stat(identity->pid, &stat)) identity->start_time = stat.start_time;
+  if (read_own_stat(&stat)) identity->start_time = stat.start_time;
   if (getrandom(&identity->nonce, sizeof identity->nonce, GRND_NONBLOCK) != sizeof identity->nonce)
     identity->nonce = clock_nanoseconds(CLOCK_MONOTONIC) ^ reinterpret_cast<uintptr_t>(identity);
   if (read_small_file("/proc/self/comm", identity->comm, sizeof identity->comm) > 0)

@@ -41,9 +41,9 @@ uint64_t parse_hexadecimal(const char** text) {
   }
 }
 
-bool read_process_stat(uint32_t pid, ProcessStat* result) {
-  char path[32];
-  TextBuilder(path, sizeof path).text("/proc/").number(pid).text("/stat");
+namespace {
+
+bool read_stat(const char* path, ProcessStat* result) {
   char buffer[512];
   if (read_small_file(path, buffer, sizeof buffer) <= 0) return false;
   // The name, field 2, may itself hold spaces and brackets: count from its end.
@@ -65,12 +65,24 @@ bool read_process_stat(uint32_t pid, ProcessStat* result) {
   return false;
 }
 
-uint64_t own_pid_namespace() {
-  char link[64];
-  ssize_t length = readlink("/proc/self/ns/pid", link, sizeof link - 1);
+}  // namespace
+
+bool read_process_stat(uint32_t pid, ProcessStat* result) {
+  char path[32];
+  TextBuilder(path, sizeof path).text("/proc/").number(pid).text("/stat");
+  return read_stat(path, result);
+}
+
+bool read_own_stat(ProcessStat* result) { return read_stat("/proc/self/stat", result); }
+
+uint64_t own_pid_namespace() { return pid_namespace_of("/proc/self/ns/pid"); }
+
+uint64_t pid_namespace_of(const char* link) {
+  char target[64];
+  ssize_t length = readlink(link, target, sizeof target - 1);
   if (length <= 0) return 0;
-  link[length] = '\0';
-  const char* number = strchr(link, '[');
+  target[length] = '\0';
+  const char* number = strchr(target, '[');
   if (number == nullptr) return 0;
   ++number;
   return parse_decimal(&number);

@@ -45,9 +45,13 @@ struct ProcessStat {
   bool is_zombie;
 };
 bool read_process_stat(uint32_t pid, ProcessStat* result);
+// Of this process, also where /proc shows another pid namespace than its own.
+bool read_own_stat(ProcessStat* result);
 
 // Inode of this process's pid namespace; 0 when it cannot be told.
 uint64_t own_pid_namespace();
+// The same of any process, by its link /proc/PID/ns/pid.
+uint64_t pid_namespace_of(const char* link);
 
 // Text put together in a buffer of the caller; what does not fit is cut.
 class TextBuilder {

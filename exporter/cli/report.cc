@@ -30,14 +30,14 @@ std::string percent(double part, double whole) {
 void print_heading(const Snapshot& snapshot) {
   printf("%s (pid %u), hakmem %s, %s build", snapshot.comm.c_str(), snapshot.identity.pid, snapshot.version.c_str(),
          snapshot.build.c_str());
+  const char* end = exporter::has_ended(snapshot.identity) ? "; the process has ended" : "";
   double published = snapshot.gauge(Metric::kPublishTime, 0);
   if (std::isnan(published)) {
-    printf(": its heap was not measured yet\n");
+    printf(": its heap was not measured%s\n", end);
     return;
   }
   double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  printf(", measured %.0f s ago%s\n", std::max(0.0, now - published),
-         exporter::is_gone(snapshot.identity) ? "; the process has ended" : "");
+  printf(", measured %.0f s ago%s\n", std::max(0.0, now - published), end);
 }
 
 // Only those that there are: most processes have none of them.
@@ -192,7 +192,7 @@ int report(const Arguments& arguments) {
   print_peak_and_purging(snapshot);
   print_superslab_refill(snapshot);
   print_size_classes(snapshot);
-  if (snapshot.serving && !exporter::is_gone(snapshot.identity))
+  if (snapshot.serving && !exporter::has_ended(snapshot.identity))
     printf("\nWho holds it: `hakmem profile %u`; which call sites keep growing: /debug/leaks of its endpoint\n",
            snapshot.identity.pid);
   double published = snapshot.gauge(Metric::kPublishTime, 0);

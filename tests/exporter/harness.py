@@ -94,10 +94,21 @@ def memory_cgroups():
                 yield pathlib.Path("/sys/fs/cgroup" + path)
 
 
-def limited_cgroup(test, limit):
+def remove_cgroup(folder):
+    """Removes a cgroup whose processes are about to end."""
+    def is_removed():
+        try:
+            folder.rmdir()
+        except OSError:
+            return False
+        return True
+    wait_until(is_removed, f"the end of all processes of {folder}")
+
+
+def limited_cgroup(test, limit, name=""):
     """The folder of a new cgroup with a limit of its memory, for this test; skips it where none can be made."""
     for parent in memory_cgroups():
-        folder = parent / f"hakmem-test-{os.getpid()}"
+        folder = parent / (name or f"hakmem-test-{os.getpid()}")
         try:
             folder.mkdir()
         except OSError:
@@ -107,7 +118,7 @@ def limited_cgroup(test, limit):
                 (folder / name).write_text(str(limit), encoding="ascii")
             except OSError:
                 continue
-            test.addCleanup(folder.rmdir)
+            test.addCleanup(remove_cgroup, folder)
             return folder
         folder.rmdir()
     return test.skipTest("no cgroup of the memory controller can be made here")

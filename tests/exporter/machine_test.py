@@ -28,6 +28,11 @@ class MachineExporter:
     def scrape(self, query=""):
         return Scrape(get(self.port, "/metrics" + query))
 
+    def told(self):
+        """Its lines about files that it leaves out."""
+        self.errors.seek(0)
+        return [line for line in self.errors.read().decode().splitlines() if "left out" in line]
+
     def stop(self):
         self.process.terminate()
         status = self.process.wait(10)
@@ -162,54 +167,114 @@ class Machine(unittest.TestCase):
         self.assertGreaterEqual(last.value("hakmem_refills_total", comm="exporter_worklo"), everything)
         self.assertLess(last.value("hakmem_refills_total", comm="exporter_worklo"), everything * 1.2, "counted once")
 
-    def test_a_file_that_is_no_page_is_told_once(self):
-        program = self.start(5000)
-        bad = own_page_name(next(pathlib.Path(self.folder.name).iterdir()))
-        bad.write_bytes(b"x" * 40000)
-        for _ in range(3):
-            self.exporter.scrape()
-        self.exporter.errors.seek(0)
-        told = [line for line in self.exporter.errors.read().decode().splitlines() if "left out" in line]
-        self.assertEqual(told, [f"hakmem: {bad} is left out: not_a_page"])
-        self.assertIsNone(program.process.poll())
+    def contained(self, *wrapper):
+        """A program in a pid namespace of its own, whose process 1 it is; with its pid here."""
+        command = ["unshare", "--pid", "--fork", "--kill-child", *wrapper]
+        if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+            self.skipTest("no pid namespace can be had here")
+        program = Program(*command, "env", f"LD_PRELOAD={library()}", workload(), listen=False, pages=self.folder.name,
+                          LD_PRELOAD="", HAKMEM_SAMPLE_BYTES="0")
+        self.addCleanup(program.__exit__)
+        program.do("try 1")
+        with open(f"/proc/{program.pid}/task/{program.pid}/children", encoding="ascii") as children:
+            return program, int(children.read())
 
     def test_processes_of_two_containers_with_one_pid_and_name_are_told_apart(self):
-        program = self.start(5000)
-        page = pathlib.Path(next(pathlib.Path(self.folder.name).iterdir()))
-        namespace, pid, start = page.name.split(".")[1:]
-        data = bytearray(page.read_bytes())
-        data[24:32] = struct.pack("<Q", 12345)  # Identity::pid_namespace
-        other = page.with_name(f"hakmem.12345.{pid}.{start}")
-        other.write_bytes(data)
+        for program, _ in (self.contained("--mount-proc"), self.contained("--mount-proc")):
+            program.do("alloc 0 5000 1000")
+        names = {name.removeprefix("hakmem.") for name in os.listdir(self.folder.name)}
+        self.assertEqual([name.split(".")[1] for name in names], ["1", "1"])
         scrape = self.exporter.scrape()
         scrape.lint()
-        for name in (f"{namespace}.{pid}.{start}", f"12345.{pid}.{start}"):
-            self.assertTrue(scrape.matching("hakmem_build_info", pid=name, comm="exporter_worklo"), name)
-        self.assertFalse(scrape.matching("hakmem_build_info", pid=pid))
-        other.unlink()
-        self.assertTrue(self.exporter.scrape().matching("hakmem_build_info", pid=str(program.pid)))
+        shown = scrape.matching("hakmem_build_info", comm="exporter_worklo")
+        self.assertEqual({dict(labels)["pid"] for _, labels in shown}, names)
 
-    def test_bad_pages_are_counted_and_harm_nobody(self):
+    def test_a_process_of_a_container_has_its_label_and_its_end_is_seen(self):
+        identifier = os.urandom(32).hex()
+        container = identifier[:12]
+        cgroup = limited_cgroup(self, 256 * MIB, f"docker-{identifier}.scope")
+        # In the second one /proc is that of the machine.
+        for wrapper, objects in ((["--mount-proc"], 5000), ([], 10000)):
+            program, pid = self.contained(*wrapper)
+            (cgroup / "cgroup.procs").write_text(str(pid), encoding="ascii")
+            program.do(f"alloc 0 {objects} 1000")
+            scrape = self.exporter.scrape()
+            refills = scrape.value("hakmem_refills_total", pid="1", comm="exporter_worklo", container=container)
+            self.assertGreater(refills, objects / 64 - 1)
+            self.assertEqual(scrape.value("hakmem_exporter_pages"), 1)
+            os.kill(pid, signal.SIGKILL)
+            program.process.wait()
+            ended = self.exporter.scrape()
+            self.assertEqual(ended.value("hakmem_exporter_pages"), 0)
+            self.assertFalse(ended.matching("hakmem_live_bytes"), "the dead hold nothing")
+            self.assertFalse(ended.matching("hakmem_refills_total", pid="1"))
+        self.assertGreater(ended.value("hakmem_refills_total", pid="other", container=container), 15000 / 64 - 2)
+        page = next(pathlib.Path(self.folder.name).iterdir())
+        report = subprocess.run([built("hakmem"), "report", str(page)], env=environment(preload=False),
+                                capture_output=True, text=True, timeout=20, check=True)
+        self.assertIn("; the process has ended\n", report.stdout)
+        # One that starts later has not seen them alive; it knows where it sees all processes.
+        if os.readlink("/proc/self/ns/pid") == f"pid:[{0xEFFFFFFC}]":
+            later = MachineExporter(self.folder.name)
+            self.addCleanup(later.stop)
+            self.assertEqual(later.scrape().value("hakmem_exporter_pages"), 0)
+            self.assertGreater(later.scrape().value("hakmem_refills_total", pid="other"), 15000 / 64 - 2)
+
+    def test_what_sandboxes_leave_of_telemetry_is_shown(self):
+        os.chmod(self.folder.name, 0o1777)
+        sandboxes = {"no sockets": [built("tests/preload_without_sockets"), "kill"],
+                     "ten descriptors": ["sh", "-c", 'ulimit -n 10; exec "$@"', "sh"]}
+        if os.geteuid() == 0:
+            sandboxes["another user"] = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        if subprocess.run(["unshare", "--user", "true"], check=False, capture_output=True).returncode == 0:
+            sandboxes["a user namespace"] = ["unshare", "--user", "--map-root-user", "--ipc", "--uts"]
+        for name, wrapper in sandboxes.items():
+            program = Program(*wrapper, "/usr/bin/env", f"LD_PRELOAD={library()}", workload(), listen=False,
+                              pages=self.folder.name, LD_PRELOAD="", HAKMEM_SAMPLE_BYTES="0")
+            self.addCleanup(program.__exit__)
+            program.do("alloc 0 5000 1000")
+            refills = self.exporter.scrape().value("hakmem_refills_total", pid=str(program.pid), comm="exporter_worklo")
+            self.assertGreater(refills, 5000 / 64 - 1, name)
+            self.assertEqual((program.end(), program.error_text()), (0, ""), name)
+
+    def test_a_process_of_a_unit_has_its_label(self):
+        unit = f"hakmem-test-{os.getpid()}.service"
+        cgroup = limited_cgroup(self, 256 * MIB, unit)
+        program = self.start(10)
+        self.addCleanup(program.process.wait)
+        self.addCleanup(program.process.kill)
+        (cgroup / "cgroup.procs").write_text(str(program.pid), encoding="ascii")
+        program.do("alloc 1 5000 1000")
+        scrape = self.exporter.scrape()
+        self.assertGreater(scrape.value("hakmem_refills_total", pid=str(program.pid), unit=unit), 5000 / 64 - 1)
+
+    def test_bad_pages_are_told_once_and_counted_and_harm_nobody(self):
         program = self.start(5000)
         page = pathlib.Path(next(pathlib.Path(self.folder.name).iterdir()))
         good = page.read_bytes()
         bad = own_page_name(page)  # of a living process, or it would be taken for one that ended
+        counter = "hakmem_exporter_pages_skipped_total"
         cases = {"not_a_page": b"x" * 40000, "foreign_version": good[:8] + struct.pack("<I", 999) + good[12:],
-                 "foreign_catalogue": good[:16] + b"\1" * 8 + good[24:], "damaged": good}
-        for problem, data in cases.items():
-            before = self.exporter.scrape().value("hakmem_exporter_pages_skipped_total", problem=problem)
-            bad.write_bytes(data)
-            scrape = self.exporter.scrape()
-            self.assertEqual(scrape.value("hakmem_exporter_pages_skipped_total", problem=problem), before + 1, problem)
+                 "foreign_catalogue": good[:16] + b"\1" * 8 + good[24:], "damaged": good, "truncated": good[:20000]}
+        for case, data in cases.items():
+            problem = "damaged" if case == "truncated" else case
+            before = self.exporter.scrape().value(counter, problem=problem)
+            other = bad.with_suffix(".new")
+            other.write_bytes(data)
+            other.rename(bad)
+            for scrapes in (1, 2, 3):
+                scrape = self.exporter.scrape()
+                self.assertEqual(scrape.value(counter, problem=problem), before + scrapes, case)
+            self.assertEqual(self.exporter.told()[-1], f"hakmem: {bad} is left out: {problem}")
             self.assertEqual(scrape.value("hakmem_exporter_pages"), 1)
-            self.assertTrue(scrape.matching("hakmem_live_bytes", pid=str(program.pid))
-                            or scrape.matching("hakmem_refills_total", pid=str(program.pid)))
+            self.assertTrue(scrape.matching("hakmem_refills_total", pid=str(program.pid)))
             scrape.lint()
-        bad.unlink()
-        before = self.exporter.scrape().value("hakmem_exporter_pages_skipped_total", problem="unreadable")
+            bad.unlink()
         os.mkfifo(bad)
+        before = scrape.value(counter, problem="unreadable")
         scrape = self.exporter.scrape()
-        self.assertEqual(scrape.value("hakmem_exporter_pages_skipped_total", problem="unreadable"), before + 1)
+        self.assertEqual(scrape.value(counter, problem="unreadable"), before + 1)
+        self.assertEqual(len(self.exporter.told()), len(cases) + 1)
 
     def test_truncating_a_page_while_it_is_read_does_not_end_the_exporter(self):
         program = self.start(5000)

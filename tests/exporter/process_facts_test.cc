@@ -53,13 +53,13 @@ TEST(ProcessFacts, OfThisProcess) {
   own.pid = static_cast<uint32_t>(getpid());
   own.pid_namespace = telemetry::own_pid_namespace();
   own.start_time = stat.start_time;
-  EXPECT_FALSE(is_gone(own));
+  EXPECT_FALSE(has_ended(own));
   EXPECT_GE(age_seconds(own), -0.1);
   EXPECT_LT(age_seconds(own), 60);
   ++own.start_time;
-  EXPECT_TRUE(is_gone(own)) << "the pid was used again";
-  own.pid_namespace = 1;
-  EXPECT_FALSE(is_gone(own)) << "a pid of another namespace means nothing here";
+  EXPECT_TRUE(has_ended(own)) << "the pid was used again";
+  own.pid_namespace = 0;
+  EXPECT_FALSE(has_ended(own)) << "it had no /proc to tell its namespace from";
 }
 
 // A file of /proc that was opened cannot be read once its process is gone.
@@ -69,10 +69,7 @@ TEST(ProcessFacts, OfProcessesThatEndMeanwhile) {
     pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) _exit(0);
-    telemetry::Identity identity{};
-    identity.pid = static_cast<uint32_t>(child);
-    identity.pid_namespace = telemetry::own_pid_namespace();
-    do ASSERT_NO_THROW(home_of(identity)) << "after " << i << " processes";
+    do ASSERT_NO_THROW(home_of(static_cast<uint32_t>(child))) << "after " << i << " processes";
     while (kill(child, 0) == 0);
   }
   signal(SIGCHLD, before);
