@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <memory>
+#include <span>
 
 #include "exporter/address_space.h"
 #include "exporter/pprof.h"
@@ -62,19 +63,19 @@ Values values_of(const Amounts& amounts) {
   return {whole_objects(amounts.objects), static_cast<int64_t>(amounts.requested), static_cast<int64_t>(amounts.bytes)};
 }
 
-Values live_values(const SiteFigures& site) { return values_of(site.live); }
-Values allocated_values(const SiteFigures& site) { return values_of(site.allocated); }
-Values peak_values(const SiteFigures& site) { return values_of(site.peak); }
-Values lifetime_values(const SiteFigures& site) {
-  uint64_t freed = site.allocated.objects - std::min(site.allocated.objects, site.live.objects);
-  return {whole_objects(freed), static_cast<int64_t>(site.lifetime * 1e9), 0};
+Values live_values(const SiteFigures& site, size_t) { return values_of(site.live); }
+Values allocated_values(const SiteFigures& site, size_t) { return values_of(site.allocated); }
+Values peak_values(const SiteFigures& site, size_t) { return values_of(site.peak); }
+Values lifetime_values(const SiteFigures& site, size_t group) {
+  return {whole_objects(site.freed[group].objects), static_cast<int64_t>(site.freed[group].seconds * 1e9), 0};
 }
 
 struct Kind {
   std::string_view path;
   std::vector<Pprof::ValueType> types;  // the first of Values
-  Values (*values)(const SiteFigures&);
+  Values (*values)(const SiteFigures&, size_t group);
   bool has_difference;
+  std::span<const char* const> groups = {};  // samples of a stack, by the label "lifetime"
 };
 
 const std::vector<Kind>& kinds() {
@@ -91,7 +92,11 @@ const std::vector<Kind>& kinds() {
        {{"peak_objects", "count"}, {"peak_requested", "bytes"}, {"peak_space", "bytes"}},
        peak_values,
        false},
-      {"/debug/pprof/lifetimes", {{"freed_objects", "count"}, {"lifetime", "nanoseconds"}}, lifetime_values, true},
+      {"/debug/pprof/lifetimes",
+       {{"freed_objects", "count"}, {"lifetime", "nanoseconds"}},
+       lifetime_values,
+       true,
+       telemetry::kAgeNames},
   };
   return kAll;
 }
@@ -109,12 +114,16 @@ Response render(const Kind& kind, const Moment& now, const Moment* before) {
   profile.set_time(now.time, before == nullptr ? 0 : now.time - before->time);
   for (size_t i = 0; i < now.sites.size(); ++i) {
     const SiteFigures& site = now.sites[i];
-    Values values = kind.values(site);
-    if (before != nullptr && i < before->sites.size()) {
-      Values earlier = kind.values(before->sites[i]);
-      for (size_t type = 0; type < values.size(); ++type) values[type] -= earlier[type];
+    for (size_t group = 0; group < std::max<size_t>(kind.groups.size(), 1); ++group) {
+      Values values = kind.values(site, group);
+      if (before != nullptr && i < before->sites.size()) {
+        Values earlier = kind.values(before->sites[i], group);
+        for (size_t type = 0; type < values.size(); ++type) values[type] -= earlier[type];
+      }
+      Pprof::Label label{};
+      if (!kind.groups.empty()) label = {"lifetime", kind.groups[group]};
+      if (values != Values{}) profile.add({site.stack, site.stack_size}, {values.data(), kind.types.size()}, label);
     }
-    if (values != Values{}) profile.add({site.stack, site.stack_size}, {values.data(), kind.types.size()});
   }
   if (kind.values == peak_values && now.totals.peak_time != 0) profile.set_time(now.totals.peak_time, 0);
   return finish(profile, now);

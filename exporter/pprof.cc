@@ -91,7 +91,7 @@ uint64_t Pprof::string(const std::string& text) {
   return place->second;
 }
 
-void Pprof::add(std::span<const uintptr_t> stack, std::span<const int64_t> values) {
+void Pprof::add(std::span<const uintptr_t> stack, std::span<const int64_t> values, Label label) {
   Message locations;
   for (uintptr_t address : stack) {
     // The call, not what comes after it, which may be of another line or function.
@@ -103,6 +103,12 @@ void Pprof::add(std::span<const uintptr_t> stack, std::span<const int64_t> value
   Message sample;
   sample.message(1, locations);
   sample.message(2, numbers);
+  if (label.key != nullptr) {
+    Message pair;
+    pair.number(1, string(label.key));
+    pair.number(2, string(label.value));
+    sample.message(3, pair);
+  }
   append(output_, kSample, sample);
 }
 

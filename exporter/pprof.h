@@ -24,8 +24,14 @@ class Pprof {
   // The last type is what viewers show first; `period` is in bytes.
   Pprof(std::span<const ValueType> types, uint64_t period);
 
+  // Tells samples of one stack apart; none where the key is null.
+  struct Label {
+    const char* key;
+    const char* value;
+  };
+
   // `stack`: return addresses, innermost first. One value a type.
-  void add(std::span<const uintptr_t> stack, std::span<const int64_t> values);
+  void add(std::span<const uintptr_t> stack, std::span<const int64_t> values, Label label = {});
   void set_time(uint64_t nanoseconds, uint64_t duration) { time_ = nanoseconds, duration_ = duration; }
   void add_comment(const std::string& comment) { comments_.push_back(string(comment)); }
 

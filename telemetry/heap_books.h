@@ -4,9 +4,11 @@
 
 #include <errno.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "allocator/base/assert.h"
 #include "telemetry/growth.h"
@@ -30,7 +32,7 @@ struct alignas(32) Site {
   Amounts allocated;
   Amounts peak;          // as `live` was in the maximum `peak_number`
   uint64_t peak_number;  // of an older one than the last: nothing has changed since it
-  double lifetime;
+  Freed freed[kAgeGroups];
   uint64_t floor;  // least of live.bytes in this window
   Growth growth;   // over the windows before
 };
@@ -62,7 +64,7 @@ struct HeapProfile {
   std::atomic<uint32_t> sample_buckets[kSampleBuckets];  // read without the lock
   uint32_t site_buckets[kSiteBuckets];
   MappedArray<LiveSample, 256> samples;
-  MappedArray<Site, 161> sites;
+  MappedArray<Site, 257> sites;
   MappedArray<uintptr_t, 256> stacks;
   uint32_t free_samples;
   size_t live_samples;
@@ -122,7 +124,9 @@ class ReadingScope {
 
 inline SiteFigures figures_of(const Site& site) {
   const Amounts& peak = site.peak_number == profile.peak_number ? site.peak : site.live;
-  return {site.stack, site.stack_size, site.live, peak, site.allocated, site.lifetime, site.growth};
+  SiteFigures figures{site.stack, site.stack_size, site.live, peak, site.allocated, {}, site.growth};
+  std::copy(std::begin(site.freed), std::end(site.freed), figures.freed);
+  return figures;
 }
 
 }  // namespace hakmem::telemetry

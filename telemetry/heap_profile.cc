@@ -112,6 +112,13 @@ void subtract_live(const LiveSample& sample) {
   profile.live_bytes -= amounts.bytes;
 }
 
+void count_freed(Site& site, uint64_t weight, uint64_t lifetime) {
+  size_t group = 0;
+  while (group + 1 < kAgeGroups && lifetime >= kAgeBounds[group]) ++group;
+  site.freed[group].objects += weight;
+  site.freed[group].seconds += static_cast<double>(weight) / kPartsOfObject * static_cast<double>(lifetime) / 1e9;
+}
+
 // After `live` of a sample's site has changed for good.
 void lower_floor(const LiveSample& sample) {
   Site& site = profile.sites[sample.site - 1];
@@ -241,8 +248,7 @@ void on_sample_free(const void* address) {
   if (place == 0) return;
   const LiveSample& sample = profile.samples[place - 1];
   uint64_t lifetime = now - sample.time;
-  auto objects = static_cast<double>(sample.weight) / kPartsOfObject;
-  profile.sites[sample.site - 1].lifetime += objects * static_cast<double>(lifetime) / 1e9;
+  count_freed(profile.sites[sample.site - 1], sample.weight, lifetime);
   auto group = static_cast<uint32_t>(metrics::size_group(sample.allocated));
   metrics::observe_time<metrics::Metric::kSampledLifetime>(kShard, group, lifetime);
   remove(place);

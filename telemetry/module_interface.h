@@ -9,7 +9,7 @@
 
 namespace hakmem::telemetry {
 
-inline constexpr uint32_t kModuleInterface = 5;
+inline constexpr uint32_t kModuleInterface = 6;
 
 // Handed to the module; lives as long as the process.
 struct ModuleHost {

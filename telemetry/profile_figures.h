@@ -19,6 +19,18 @@ struct Amounts {
   uint64_t requested;  // bytes
 };
 
+// Objects that were freed, in groups by how long they had lived.
+struct Freed {
+  uint64_t objects;  // in parts
+  double seconds;    // summed over them
+};
+
+// Where one group ends and the next begins, in nanoseconds.
+inline constexpr uint64_t kAgeBounds[] = {1'000'000, 30'000'000, 1'000'000'000, 60'000'000'000, 3'600'000'000'000};
+inline constexpr size_t kAgeGroups = sizeof kAgeBounds / sizeof *kAgeBounds + 1;
+inline constexpr const char* kAgeNames[kAgeGroups] = {"below 1 ms",   "1 ms to 30 ms", "30 ms to 1 s",
+                                                      "1 s to 1 min", "1 min to 1 h",  "above 1 h"};
+
 // One call site: a stack that allocated.
 struct SiteFigures {
   const uintptr_t* stack;  // return addresses, innermost first; stays readable
@@ -26,8 +38,8 @@ struct SiteFigures {
   Amounts live;
   Amounts peak;       // live when the whole heap was largest
   Amounts allocated;  // since the process started
-  double lifetime;    // seconds, summed over the objects that were freed
-  Growth growth;      // of live bytes
+  Freed freed[kAgeGroups];
+  Growth growth;  // of live bytes
 };
 
 // Call sites that keep growing are told of up to this many.

@@ -84,8 +84,9 @@ class Sites(unittest.TestCase):
                 max(1, lifetimes.total("freed_objects", f"sites::{site}(unsigned long)")) for site in ("one", "three")}
         self.assertGreater(mean["one"], 10 * mean["three"])
 
-    def test_lifetimes_by_size(self):
-        program = self.start("keep one 40000 100")  # which live for a second at least: then the endpoint is there
+    def test_lifetimes_by_size_and_by_call_site(self):
+        program = self.start("keep one 40000 100")
+        time.sleep(0.3)  # with the time that the endpoint took they have lived for more than a second
         for command in ("drop one", "churn three 40000 600"):
             program.do(command)
         name = "hakmem_sampled_lifetime_seconds"
@@ -94,11 +95,14 @@ class Sites(unittest.TestCase):
                                              if float(dict(key[1])["le"]) <= seconds)
         samples = {size: scrape.value(f"{name}_count", size=size) for size in ("64-512", "512-4096")}
         self.assertGreater(samples["64-512"], 1000)
-        # The endpoint is there a second after the program's start, which is before the first sample.
         self.assertGreater(scrape.value(f"{name}_sum", size="64-512"), 0.8 * samples["64-512"])
         self.assertLess(freed_by("64-512", 0.3), 100)  # what the program and its libraries freed on the way
         self.assertGreater(samples["512-4096"], 5000)
         self.assertGreater(freed_by("512-4096", 0.1), 0.9 * samples["512-4096"])
+        lifetimes = profile(program, "lifetimes")
+        for site, exact, age in (("one", 40000, "1 s to 1 min"), ("three", 40000, "below 1 ms")):
+            by_age = lifetimes.by_label("lifetime", "freed_objects", f"sites::{site}(unsigned long)")
+            self.assertLess(abs(by_age[age] - exact), 0.1 * exact, by_age)
 
     def test_threads(self):
         program = self.start("threads one 20000 400", "threads two 5000 3000")

@@ -60,14 +60,25 @@ class Profile:
             line = dict(fields(message[4])) if 4 in message else None
             locations[message[1]] = functions[line[1]] if line else f"{message[3]:#x}"
         self.samples = []
+        self.labels = []  # of each sample, {key: value}
         for number, value in top:
             if number == 2:
                 sample = dict(fields(value))
                 values = packed(sample[2])
                 assert len(values) == len(self.types)
                 stack = [locations[i] for i in packed(sample.get(1, b""))]
+                labels = [dict(fields(inner)) for field, inner in fields(value) if field == 3]
+                self.labels.append({text(label, 1): text(label, 2) for label in labels})
                 self.samples.append((stack, dict(zip((name for name, _ in self.types), values))))
         assert any(self.default == name for name, _ in self.types)
+
+    def by_label(self, key, kind, function):
+        """The sums over the stacks that have `function` in them, by the value of a label."""
+        sums = {}
+        for (stack, values), labels in zip(self.samples, self.labels):
+            if function in stack:
+                sums[labels[key]] = sums.get(labels[key], 0) + values[kind]
+        return sums
 
     def total(self, kind, function=None):
         """The sum over the stacks that have `function` in them, or all."""
