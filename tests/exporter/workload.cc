@@ -89,6 +89,13 @@ void free_lazily(size_t bytes) {
   madvise(address, bytes, MADV_FREE);
 }
 
+void swap_out(size_t bytes) {
+  void* address = map(bytes);
+  madvise(address, bytes, MADV_NOHUGEPAGE);
+  memset(address, 1, bytes);
+  madvise(address, bytes, MADV_PAGEOUT);
+}
+
 // Frees all but one object in `step`.
 void keep_few(Slot& slot, size_t step) {
   for (size_t i = 0; i < slot.count; ++i) {
@@ -289,6 +296,8 @@ bool run_command(const char* verb, size_t a, size_t b, size_t c) {
     map_huge_pages(a);
   } else if (strcmp(verb, "free_lazily") == 0) {
     free_lazily(a);
+  } else if (strcmp(verb, "swap_out") == 0) {
+    swap_out(a);
   } else if (strcmp(verb, "trim") == 0) {
     malloc_trim(0);
   } else if (strcmp(verb, "limit") == 0) {
