@@ -45,6 +45,9 @@ struct ModuleHost {
 // blocked. Never throws.
 using ModuleServe = void (*)(const ModuleHost*);
 inline constexpr const char* kModuleServeName = "hakmem_exporter_serve";
+// prometheus::TextSerializer::Serialize(): who has it has a prometheus-cpp.
+inline constexpr const char* kModuleLibrarySymbol =
+    "_ZNK10prometheus14TextSerializer9SerializeERSoRKSt6vectorINS_12MetricFamilyESaIS3_EE";
 inline constexpr const char* kModuleFile = "libhakmem-exporter-module.so";
 
 }  // namespace hakmem::telemetry

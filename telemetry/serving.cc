@@ -233,6 +233,13 @@ ModuleServe load_module() {
     complain("", error != nullptr ? error : "the exporter module cannot be loaded");
     return nullptr;
   }
+  // What the program itself, or a library of its own, defines takes the place of what the module
+  // is linked with, whatever version it is of.
+  void* seen = hakmem_dlsym(RTLD_DEFAULT, kModuleLibrarySymbol);
+  if (seen != nullptr && seen != hakmem_dlsym(module, kModuleLibrarySymbol)) {
+    complain("the program has a prometheus-cpp of its own; hakmem-exporter can show it", "");
+    return nullptr;
+  }
   auto serve = reinterpret_cast<ModuleServe>(hakmem_dlsym(module, kModuleServeName));
   if (serve == nullptr) complain(path, " is not the exporter module");
   return serve;

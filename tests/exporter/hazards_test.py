@@ -124,6 +124,58 @@ class Descriptors(unittest.TestCase):
             self.assertEqual(len(os.listdir(f"/proc/{program.pid}/task")), 1)
 
 
+    def test_a_program_that_has_used_up_its_descriptors_keeps_its_processor(self):
+        script = """if True:
+            import os, sys
+            files = []
+            for line in sys.stdin:
+                try:
+                    while line == "use\\n": files.append(os.dup(0))
+                except OSError: pass
+                if line == "close\\n":
+                    while files: os.close(files.pop())
+                print(len(files), flush=True)
+            """
+        with Program("sh", "-c", "ulimit -n 64; exec /usr/bin/python3 -c \"$0\"", script) as program:
+            program.wait_for_endpoint()
+            time.sleep(1.2)  # the connection is closed by then
+            self.assertGreater(int(program.do("use")), 50)
+            waiting = [socket.create_connection(("127.0.0.1", program.port)) for _ in range(3)]
+            for client in waiting:
+                client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            before = cpu_seconds(program.pid)
+            time.sleep(1)
+            self.assertLess(cpu_seconds(program.pid) - before, 0.2)
+            program.do("close")
+            for client in waiting:
+                client.settimeout(5)
+                self.assertTrue(client.recv(100).startswith(b"HTTP/1.1 200 OK"))
+                client.close()
+            program.scrape()
+            self.assertEqual(program.error_text(), "")
+
+
+class Libraries(unittest.TestCase):
+    def test_a_program_that_uses_the_same_library(self):
+        with Program(built("tests/exporter_prometheus_user")) as program:
+            for _ in range(2):
+                self.assertEqual(program.do("go on"), "# TYPE own_metric untyped")
+                self.assertEqual(program.process.stdout.readline(), " serialised\n")
+                program.wait_for_endpoint()
+                program.scrape().lint()
+            self.assertEqual((program.end(), program.error_text()), (0, ""))
+
+    def test_a_program_with_another_of_the_same_names_goes_on_without_an_endpoint(self):
+        """Its functions would be called in place of the library's."""
+        with Program(built("tests/exporter_prometheus_namesake")) as program:
+            self.assertEqual(program.do("go on"), "own_metric serialised")
+            wait_until(program.error_text, "the line on stderr")
+            self.assertEqual(lines(program.error_text()),
+                             ["hakmem: no endpoint: the program has a prometheus-cpp of its own; hakmem-exporter can show it"])
+            self.assertFalse(is_serving(program.port))
+            self.assertEqual((program.do("go on"), program.end()), ("own_metric serialised", 0))
+
+
 class Fork(unittest.TestCase):
     def test_a_child_does_not_keep_the_socket(self):
         with Program() as program:
