@@ -71,6 +71,8 @@ class Fragmentation(unittest.TestCase):
         program.do("alloc 0 100000 1000")
         program.do("free 0 2")
         pinned = program.scrape()
+        self.assertFalse(pinned.matching("hakmem_last_purge_timestamp_seconds"), "it never ran")
+        self.assertEqual(pinned.value("hakmem_purge_runs_total"), 0)
         self.assertEqual(pinned.value("hakmem_purge_backlog_bytes"), 0)
         self.assertGreater(pinned.value("hakmem_pinned_bytes"), 40 * MIB)
         self.assertGreaterEqual(pinned.value("hakmem_purge_hold_back_bytes"), 64 * MIB)
@@ -124,12 +126,17 @@ class WhatIsSlow(unittest.TestCase):
 
     def test_remote_queues(self):
         program = self.start()
-        program.do("alloc 0 20000 1000")
-        program.do("thread_free 0 1")
+        queues = lambda: [program.scrape().value(f"hakmem_remote_queue_{name}") for name in ("objects", "longest_objects")]
+        program.do("alloc 0 4096 1000")
+        self.assertEqual(queues(), [0, 0])
+        # Blocks of a slab that its thread goes on to take from wait there until it looks: those of the half that it used.
         program.do("alloc 1 32 1000")
-        scrape = program.scrape()
-        self.assertGreaterEqual(scrape.value("hakmem_remote_queue_objects"),
-                                scrape.value("hakmem_remote_queue_longest_objects"))
+        program.do("thread_free 1 1")
+        waiting, longest = queues()
+        self.assertTrue(16 <= waiting <= 32, waiting)
+        self.assertTrue(waiting / 2 <= longest <= waiting, longest)
+        program.do("alloc 2 256 1000")
+        self.assertEqual(queues(), [0, 0])
 
     def test_cpu_time(self):
         program = self.start()

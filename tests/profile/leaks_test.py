@@ -41,6 +41,25 @@ class Leaks(unittest.TestCase):
             return {site.split("+")[0] for site in self.last} == {f"sites::{name}" for name in wanted}
         wait_until(is_so, f"suspects {wanted}", 60)
 
+    def test_the_five_that_grew_most_are_series_and_all_are_on_the_page(self):
+        # Eight sites: each of four functions called at two places.
+        lives = {"threads": 60, **dict.fromkeys(("one", "two", "three"), 100), "four": 160}
+        program = self.program.wait_for_endpoint()
+
+        def grow():
+            for name in ("one", "two", "three", "four"):
+                program.do(f"keep {name} {lives[name]} 1000")
+                program.do(f"threads {name} {lives['threads']} 1000")
+            time.sleep(0.2)
+            return program.scrape().value("hakmem_leak_suspects") == 8
+
+        wait_until(grow, "eight suspects", 60)
+        scrape = program.scrape()
+        shown = [dict(labels)["site"] for _, labels in scrape.matching("hakmem_leak_suspect_bytes")]
+        self.assertEqual(len(shown), 5)
+        self.assertEqual([site.split("+")[0] for site in shown if " < sites::run+" in site], ["sites::four"])
+        self.assertEqual(get(program.port, "/debug/leaks").count("\n  grown by "), 8)
+
     def test_only_a_leak_remains_a_suspect(self):
         self.program.do(f"keep {CACHE} 20000 1000")
         self.program.wait_for_endpoint()

@@ -107,6 +107,27 @@ TEST(Publisher, TellsOfSuperslabs) {
   EXPECT_EQ(child.status, 0);
 }
 
+TEST(Publisher, WhatIsRetainedBeyondTheHoldBackIsTheBacklogOfPurging) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    KnownHeap heap;  // 5 units in use, one free
+    Mapping live(10 << 20, 1 << 20);
+    Mapping retained(4 << 20, 1 << 20);
+    fake_heap.huge = {{{live.address(), live.bytes()}, 10 << 20}, {{retained.address(), retained.bytes()}, 0}};
+    auto backlog = [](size_t hold_back) {
+      fake_heap.hold_back = hold_back;
+      Snapshot snapshot = publish_and_read(Depth::Heap);
+      double shares = 5 * kUnit / 10 + (10 << 20) / 10;
+      EXPECT_EQ(snapshot.gauge(Metric::kPurgeHoldBack, 0), static_cast<double>(2 * hold_back) + shares);
+      return snapshot.gauge(Metric::kPurgeBacklog, 0);
+    };
+    EXPECT_EQ(backlog(0), kUnit - 5 * kUnit / 10 + (3 << 20));
+    EXPECT_EQ(backlog(1 << 20), 2 << 20) << "of huge mappings alone";
+    EXPECT_EQ(backlog(8 << 20), 0);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
 TEST(Publisher, GivesEachResidentByteOfTheHeapToOnePart) {
   ChildResult child = in_child({}, [] {
     create_page(false, true);
