@@ -56,11 +56,11 @@ class PythonTest(harness.PreloadTest):
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1)
             self.addCleanup(program.stdout.close)
             endpoint.wait_for(port)
-            with endpoint.account_adds_up(self, port, 100 << 20, 2) as watch:
+            with endpoint.account_adds_up(self, port, 30 << 20, 2) as watch:
                 for step in ["grow", "grow", "thin", "grow", "shrink", "fork", "grow", "shrink", "shrink"]:
                     program.stdin.write(step + "\n")
                     self.assertEqual("done\n", program.stdout.readline())
-                harness.wait_until(lambda: len({pid for pid, _, _ in watch.looks}) > 1, 20, "the child's page is shown")
+                harness.wait_until(lambda: len(watch.swings()) > 1, 20, "the child's page is shown")
             program.stdin.close()
             self.assertEqual(0, program.wait(timeout=20))
 

@@ -5,8 +5,9 @@
 //
 // It prints the port it listens on, serves until SIGTERM, and prints how many
 // requests it answered. POST /reverse answers with the body reversed, PUT /KEY
-// stores the body, GET /KEY answers with it, DELETE /KEY forgets it. "thread"
-// starts a thread a connection; "pool" hands connections to eight threads.
+// stores the body, GET /KEY answers with it, DELETE /KEY forgets it. POST /fork
+// starts a child that copies what is stored, as if to save it, and ends some seconds
+// later. "thread" starts a thread a connection; "pool" hands connections to eight threads.
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -58,6 +59,24 @@ class Store {
     std::lock_guard lock(mutex_);
     return values_.erase(key) != 0;
   }
+  // In a child that was forked: takes three seconds to copy what there was then.
+  [[noreturn]] void save() {
+    std::vector<std::string> copies;
+    for (int step = 0; step < 30; ++step) {
+      size_t count = 0;
+      for (const auto& [key, value] : values_)
+        if (count++ % 30 == static_cast<size_t>(step)) copies.push_back(key + *value);
+      if (step == 20) copies.clear();
+      usleep(100'000);
+    }
+    _exit(0);
+  }
+  pid_t fork() {
+    std::lock_guard lock(mutex_);  // the child finds the values whole
+    pid_t child = ::fork();
+    if (child == 0) save();
+    return child;
+  }
 
  private:
   std::mutex mutex_;
@@ -75,6 +94,7 @@ size_t open_connections = 0;
 Response answer(const Request& request) {
   if (request.method == "POST" && request.path == "/reverse")
     return {200, std::string(request.body.rbegin(), request.body.rend())};
+  if (request.method == "POST" && request.path == "/fork") return {store.fork() > 0 ? 200 : 500, ""};
   if (request.method == "PUT") {
     store.put(request.path, request.body);
     return {201, ""};
@@ -200,6 +220,7 @@ int main(int argc, char** argv) {
   struct sigaction action {};
   action.sa_handler = [](int) { stopping = true; };
   sigaction(SIGTERM, &action, nullptr);
+  signal(SIGCHLD, SIG_IGN);  // nobody waits for the children
   int listener = listen_on_loopback();
   std::vector<std::thread> pool;
   for (int i = 0; pooled && i < 8; ++i) pool.emplace_back(serve_from_queue);

@@ -85,7 +85,7 @@ class ServerTest(harness.PreloadTest):
             self.assertEqual(f"{port}\nanswered {requests}\n", process.log())
 
     def test_the_account_of_resident_memory_adds_up(self):
-        """While threads come and go, and a large store is filled and emptied."""
+        """While threads come and go, a large store is filled and emptied, and a child is forked that copies it."""
         if "telemetry" not in harness.LIBRARY:
             self.skipTest("only the telemetry library has an endpoint")
         port = harness.free_port()
@@ -93,15 +93,26 @@ class ServerTest(harness.PreloadTest):
         with harness.server([SERVER, "thread"], True, variables=variables) as process:
             endpoint.wait_for(port)
             own = int(process.log())
-            with endpoint.account_adds_up(self, port, 100 << 20):
+            with endpoint.account_adds_up(self, port, 80 << 20, 2) as watch:
                 connection = http.client.HTTPConnection("127.0.0.1", own, timeout=30)
-                for method, answer in (("PUT", 201), ("DELETE", 204), ("PUT", 201)):
-                    for number in range(0, 20000 if method == "PUT" else 15000):
-                        connection.request(method, f"/{number}", "b" * (number % 13000) if method == "PUT" else None)
-                        response = connection.getresponse()
-                        response.read()
-                        self.assertEqual(answer, response.status)
+
+                def ask(status, *request):
+                    connection.request(*request)
+                    response = connection.getresponse()
+                    response.read()
+                    self.assertEqual(status, response.status)
+
+                def fill():
+                    for number in range(20000):
+                        ask(201, "PUT", f"/{number}", "b" * (number % 13000))
                     self.load(own, 0)
+
+                fill()
+                ask(200, "POST", "/fork")
+                for number in range(15000):
+                    ask(204, "DELETE", f"/{number}")
+                harness.wait_until(lambda: len(watch.swings()) > 1, 20, "the child's page is shown")
+                fill()
                 connection.close()
 
     def test_thread_per_connection(self):
