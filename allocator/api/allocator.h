@@ -115,6 +115,13 @@ HAKMEM_INLINE void* allocate_aligned(size_t alignment, size_t bytes) {
 // malloc_usable_size(3): 0 for null. Any other pointer than that of a live block is a misuse, and 0.
 size_t usable_bytes(const void* address);
 
+// Whether a block of a slab that has a class can have been allocated with `bytes`: it has the size of
+// its class, which rounds up, and realloc() leaves it where it is while about half of it is used.
+inline bool is_size_of(const Slab* slab, size_t bytes) {
+  size_t usable = slab->shape().block_bytes;
+  return bytes <= usable && is_kept(usable, bytes == 0 ? 1 : bytes);
+}
+
 // For free_sized() and its relatives: that a live block cannot have been allocated with
 // this size and alignment, by whatever function, is a misuse. False where there is no
 // live block.

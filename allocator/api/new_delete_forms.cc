@@ -74,23 +74,56 @@ bool is_ours_aligned(bool is_array) {
 }
 
 // False where there is no live block, which has been said.
-inline bool may_delete(void* address, size_t bytes, bool is_array) {
-  return !hakmem::kChecksDeletes || !is_ours(is_array) || hakmem::check_size(address, 1, bytes == 0 ? 1 : bytes);
-}
 inline bool may_delete(void* address, size_t bytes, std::align_val_t alignment, bool is_array) {
   return !hakmem::kChecksDeletes || !is_ours_aligned(is_array) ||
          hakmem::check_size(address, static_cast<size_t>(alignment), bytes == 0 ? 1 : bytes);
 }
 
+template <bool is_array>
+void delete_unsized(void* address) {
+  is_array ? operator delete[](address) : operator delete(address);
+}
+
+// A sized delete goes on to the unsized one, which may be the program's. To ask each time would
+// lengthen the hot path; so a thread's frees end there once this has seen that both are ours.
+template <bool is_array>
+[[gnu::noinline]] void delete_cold(void* address, size_t bytes) noexcept {
+  using namespace hakmem;
+  if (!is_ours(is_array)) return delete_unsized<is_array>(address);
+  if (address == nullptr) return;
+  if (thread_state.phase == ThreadPhase::kRunning && is_ours(true)) thread_state.sized_cache = thread_state.cache;
+  if (check_size(address, 1, bytes == 0 ? 1 : bytes)) hakmem::free(address);
+}
+
+// Of a slab of another thread, whose size is not looked at; or none that has a class and an owner.
+template <bool is_array>
+[[gnu::noinline]] void delete_foreign(void* address, size_t bytes, hakmem::Slab* slab) noexcept {
+  using namespace hakmem;
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  if (owner_word < owner::kPooled || thread_state.sized_cache == &empty_cache) [[unlikely]]
+    return delete_cold<is_array>(address, bytes);
+  free_foreign(address, slab);
+}
+
+template <bool is_array>
+[[gnu::noinline]] void delete_counted_out(hakmem::Block* block, hakmem::Slab* slab, size_t bytes) noexcept {
+  if (is_size_of(slab, bytes)) [[likely]]
+    return free_counted_out(block, slab);
+  ++slab->bin->frees_left;
+  delete_cold<is_array>(block, bytes);
+}
+
+template <bool is_array>
+HAKMEM_INLINE void delete_sized(void* address, size_t bytes) {
+  if constexpr (hakmem::kChecksDeletes) return delete_cold<is_array>(address, bytes);
+  hakmem::free_of_size<delete_cold<is_array>, delete_foreign<is_array>, delete_counted_out<is_array>>(address, bytes);
+}
+
 }  // namespace
 
 HAKMEM_EXPORT void operator delete[](void* address) noexcept { operator delete(address); }
-HAKMEM_EXPORT void operator delete(void* address, size_t bytes) noexcept {
-  if (may_delete(address, bytes, false)) operator delete(address);
-}
-HAKMEM_EXPORT void operator delete[](void* address, size_t bytes) noexcept {
-  if (may_delete(address, bytes, true)) operator delete[](address);
-}
+HAKMEM_EXPORT void operator delete(void* address, size_t bytes) noexcept { delete_sized<false>(address, bytes); }
+HAKMEM_EXPORT void operator delete[](void* address, size_t bytes) noexcept { delete_sized<true>(address, bytes); }
 HAKMEM_EXPORT void operator delete[](void* address, std::align_val_t alignment) noexcept {
   operator delete(address, alignment);
 }

@@ -260,7 +260,7 @@ void free_cold(void* address) {
   metrics::slow_call(cache->counters, metrics::SlowCall::Free, [=] { free_with(cache, address); });
 }
 
-void free_suspect(Block* block, Slab* slab) {
+void free_suspect(Block* block, Slab* slab) noexcept {
   if (!is_reported(slab, block)) free_owned(thread_state.cache, slab, block);  // which owns the slab
 }
 

@@ -129,6 +129,8 @@ enum class ThreadPhase : uint8_t { kNew, kRunning, kExited };
 struct ThreadState {
   ThreadCache* cache;
   ThreadPhase phase;
+  // `cache` for frees that are told a size, once it is known that they may end here: new_delete_forms.cc.
+  ThreadCache* sized_cache = const_cast<ThreadCache*>(&empty_cache);
 };
 static_assert(sizeof(ThreadState) <= 64);
 extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial-exec")]];
@@ -139,7 +141,7 @@ extern constinit thread_local ThreadState thread_state [[gnu::tls_model("initial
 [[gnu::noinline]] void* allocate_above_table(size_t bytes);
 [[gnu::noinline]] void free_cold(void* address);
 [[gnu::noinline]] void free_foreign(void* address, Slab* slab);  // `slab` is its record
-HAKMEM_COLD void free_suspect(Block* block, Slab* slab);
+HAKMEM_COLD void free_suspect(Block* block, Slab* slab) noexcept;
 HAKMEM_COLD void free_inside(Block* block);  // which is no block
 HAKMEM_COLD void* allocate_again(size_t bytes);
 // What these do first with kBlockStates, see hardened.cc.
@@ -202,8 +204,9 @@ HAKMEM_INLINE void* allocate(size_t bytes) {
 
 // The owner's free of a block: to the thread's bin, with the free key. That a
 // block starts there is checked at once in builds with assertions; elsewhere when it
-// leaves the bin, see return_to_slabs().
-HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
+// leaves the bin, see return_to_slabs(). `counted_out` gets what the free was told besides.
+template <auto counted_out = free_counted_out, class... Told>
+HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block, Told... told) {
   uint64_t key = free_key;  // read once: after a store the compiler would read it again
   if (kHasFreeKey && block->key == key) [[unlikely]]
     return free_suspect(block, slab);
@@ -213,7 +216,7 @@ HAKMEM_INLINE void free_owned(ThreadCache* cache, Slab* slab, Block* block) {
   cache->exact.count_free(slab->size_class);
   Bin* bin = slab->bin;
   if (--bin->frees_left == 0) [[unlikely]]
-    return free_counted_out(block, slab);
+    return counted_out(block, slab, told...);
   if constexpr (kHasFreeKey) block->key = key;
   bin->top[-1] = block;
   // The slot before the top, so that a child forked in between loses the block
@@ -232,6 +235,20 @@ HAKMEM_INLINE void free_to_bin(void* address) {
   if (owner_word != thread_state.cache->tag()) [[unlikely]]
     return free_foreign(address, slab);
   free_owned(reinterpret_cast<ThreadCache*>(owner_word), slab, static_cast<Block*>(address));
+}
+
+// The same of a block of `bytes`. Whatever leaves this path takes the size along, and looks
+// at it there: here it costs nothing.
+template <auto cold, auto foreign, auto counted_out>
+HAKMEM_INLINE void free_of_size(void* address, size_t bytes) {
+  size_t unit = (reinterpret_cast<uintptr_t>(address) - slab_map_base) >> kUnitShift;
+  if (unit >= slab_map_units) [[unlikely]]
+    return cold(address, bytes);
+  Slab* slab = slab_map_records + unit;
+  uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
+  if (owner_word != thread_state.sized_cache->tag()) [[unlikely]]
+    return foreign(address, bytes, slab);
+  free_owned<counted_out>(reinterpret_cast<ThreadCache*>(owner_word), slab, static_cast<Block*>(address), bytes);
 }
 
 // Frees what allocate() and its relatives returned; null is ignored. Any other

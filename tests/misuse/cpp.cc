@@ -128,15 +128,16 @@ CASE_WRITTEN(write_through_an_invalid_iterator) {
   std::vector<long> others(8, 1);
 }
 
-// A size or an alignment that the block cannot have been made with, where that is looked at.
-CASE_DELETE(delete_sized_too_large) { ::operator delete(announce(::operator new(100)), 200); }
-CASE_DELETE(delete_sized_too_small) { ::operator delete(announce(::operator new(100)), 24); }
-CASE_DELETE(delete_sized_far_too_large) { ::operator delete(announce(::operator new(100)), 5 * MIB); }
-CASE_DELETE(delete_sized_too_small_20k) { ::operator delete(announce(::operator new(20 * KIB)), 5 * KIB); }
-CASE_DELETE(delete_sized_too_small_500k) { ::operator delete(announce(::operator new(500 * KIB)), 100); }
-CASE_DELETE(delete_sized_too_small_5m) { ::operator delete(announce(::operator new(5 * MIB)), 100 * KIB); }
-CASE_DELETE(delete_array_sized_too_small) { ::operator delete[](announce(::operator new[](1000)), 100); }
-CASE_DELETE(delete_sized_of_malloc_too_large) { ::operator delete(announce(malloc(100)), 300); }
+// A size that the block cannot have been made with: the first sized delete of a thread is looked at in every build.
+CASE(delete_sized_too_large, SIZE, NOW) { ::operator delete(announce(::operator new(100)), 200); }
+CASE(delete_sized_too_small, SIZE, NOW) { ::operator delete(announce(::operator new(100)), 24); }
+CASE(delete_sized_far_too_large, SIZE, NOW) { ::operator delete(announce(::operator new(100)), 5 * MIB); }
+CASE(delete_sized_too_small_20k, SIZE, NOW) { ::operator delete(announce(::operator new(20 * KIB)), 5 * KIB); }
+CASE(delete_sized_too_small_500k, SIZE, NOW) { ::operator delete(announce(::operator new(500 * KIB)), 100); }
+CASE(delete_sized_too_small_5m, SIZE, NOW) { ::operator delete(announce(::operator new(5 * MIB)), 100 * KIB); }
+CASE(delete_array_sized_too_small, SIZE, NOW) { ::operator delete[](announce(::operator new[](1000)), 100); }
+CASE(delete_sized_of_malloc_too_large, SIZE, NOW) { ::operator delete(announce(malloc(100)), 300); }
+// And an alignment, where that is looked at.
 CASE_DELETE(delete_aligned_sized_too_large) {
   ::operator delete(announce(::operator new(128, kAlignment)), 512, kAlignment);
 }
@@ -154,9 +155,18 @@ CASE_DELETE(delete_aligned_sized_of_a_block_that_is_not) {
   ::operator delete(announce((uintptr_t)first % 64 != 0 ? first : second), 80, kAlignment);
 }
 // Through a base that has no virtual destructor.
-CASE_DELETE(delete_of_a_derived_object_by_its_base) {
+CASE(delete_of_a_derived_object_by_its_base, SIZE, NOW) {
   Base* object = static_cast<Base*>(announce(new Derived));
   delete object;
+}
+
+// Some of those that come later are looked at, too.
+CASE(delete_of_many_derived_objects_by_their_base, SIZE, NOW) {
+  delete new Derived;
+  for (int i = 0; i < 2000; ++i) {
+    Base* object = static_cast<Base*>(announce(new Derived));
+    delete object;
+  }
 }
 
 CASE(delete_with_right_sizes, NOTHING, NOW) {
@@ -169,7 +179,9 @@ CASE(delete_with_right_sizes, NOTHING, NOW) {
       ::operator delete[](::operator new[](bytes, aligned), bytes, aligned);
       ::operator delete(::operator new(bytes, aligned), aligned);
     }
+    std::thread([block = ::operator new(bytes), bytes] { ::operator delete(block, bytes); }).join();
   }
+  for (int i = 0; i < 3000; ++i) delete new Derived;
 }
 
 CASE(delete_null, NOTHING, NOW) {
