@@ -84,7 +84,9 @@ class Client(threading.Thread):
             self.failure = error
 
 
-class NginxTest(harness.PreloadTest):
+class Nginx(harness.PreloadTest):
+    """A server under the preload, with two workers, that serves FILES files in all ways of the configuration."""
+
     def setUp(self):
         super().setUp()
         self.port, self.secure = harness.free_port(), harness.free_port()
@@ -121,6 +123,18 @@ class NginxTest(harness.PreloadTest):
         with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as children:
             return set(map(int, children.read().split()))
 
+    def stop(self, generations):
+        """A graceful end: every worker of every generation exits with 0, and the log tells of nothing bad."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.assertEqual(0, self.process.wait(timeout=30), self.process.log())
+        log = self.process.log()
+        self.assertEqual(2 * generations, len(re.findall(r"worker process \d+ exited with code 0", log)), log)
+        log = re.sub(r".*\[alert\].*(open socket #\d+ left in connection \d+|aborting)\n", "", log)  # see Client.ask
+        self.assertEqual([], [line for line in log.splitlines()
+                              if re.search(r"\[(error|crit|alert|emerg)\]|exited on signal|hakmem:|ld\.so", line)])
+
+
+class NginxTest(Nginx):
     def load(self):
         clients = [Client(self.port, self.secure, number) for number in range(CLIENTS)]
         for client in clients:
@@ -138,16 +152,6 @@ class NginxTest(harness.PreloadTest):
         self.process.send_signal(signal.SIGHUP)
         harness.wait_until(lambda: len(self.workers() - old) == 2, 20, "new workers")
         return old
-
-    def stop(self, generations):
-        """A graceful end: every worker of every generation exits with 0, and the log tells of nothing bad."""
-        self.process.send_signal(signal.SIGQUIT)
-        self.assertEqual(0, self.process.wait(timeout=30), self.process.log())
-        log = self.process.log()
-        self.assertEqual(2 * generations, len(re.findall(r"worker process \d+ exited with code 0", log)), log)
-        log = re.sub(r".*\[alert\].*(open socket #\d+ left in connection \d+|aborting)\n", "", log)  # see Client.ask
-        self.assertEqual([], [line for line in log.splitlines()
-                              if re.search(r"\[(error|crit|alert|emerg)\]|exited on signal|hakmem:|ld\.so", line)])
 
     def test_reloads_under_load(self):
         self.start()
