@@ -24,6 +24,9 @@ constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
 constexpr uint64_t kPresent = 1 << 3;
 constexpr uint64_t kZeroPage = 1 << 5;  // present, but nobody is charged for it
 
+// Static, as the stacks of the host's threads may be small; so many as one page table has room for.
+constinit ScanRegion regions[512]{};
+
 constexpr uint64_t kEntryPresent = uint64_t{1} << 63;
 // Without the scan a page costs 8 bytes of reading whether it is there or not:
 // 16 GiB of addresses are some 30 ms.
@@ -49,7 +52,7 @@ bool PageMap::present_bytes(uintptr_t begin, uintptr_t end, uint64_t* bytes) {
 }
 
 bool PageMap::scan(uintptr_t begin, uintptr_t end, uint64_t* bytes) {
-  ScanRegion regions[32];
+  uint64_t counted = begin;  // a call may begin with the end of what the last one said
   while (begin < end) {
     ScanArguments arguments{};
     arguments.size = sizeof arguments;
@@ -65,7 +68,12 @@ bool PageMap::scan(uintptr_t begin, uintptr_t end, uint64_t* bytes) {
       if (errno == EINTR) continue;
       return false;
     }
-    for (int i = 0; i < count; ++i) *bytes += regions[i].end - regions[i].start;
+    for (int i = 0; i < count; ++i) {
+      uint64_t start = std::max(regions[i].start, counted);
+      if (regions[i].end <= start) continue;
+      *bytes += regions[i].end - start;
+      counted = regions[i].end;
+    }
     if (arguments.walk_end <= begin) return false;
     begin = arguments.walk_end;
   }

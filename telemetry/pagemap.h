@@ -6,6 +6,7 @@
 
 namespace hakmem::telemetry {
 
+// One thread at a time.
 class PageMap {
  public:
   PageMap();
