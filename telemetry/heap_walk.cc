@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "telemetry/mapped_array.h"
 #include "telemetry/system.h"
 
 namespace hakmem::telemetry {
@@ -10,35 +11,88 @@ namespace {
 using metrics::SlabState;
 
 constexpr size_t kMaxSuperslabPages = 2048;  // 8 MiB; a superslab is 2 MiB
+constexpr size_t kMaxUnits = 32;
 
-// mincore costs some 2 us a superslab. Beyond this many, every second, fourth,
-// ... superslab is asked and counts for its neighbours: 4,096 are 8 GiB.
-constexpr uint64_t kMaxAskedSuperslabs = 4096;
+// To ask the kernel about a superslab takes 3 us where its pages are small, and a heap
+// may have many. So what was found is kept, and asked again where units were taken or
+// given back or blocks carved since; of the others, whose pages the program or
+// the kernel may still have changed, so many in each walk, in turn.
+constexpr uint64_t kAskedInTurn = 512;
+// The most that are asked as they changed: 8 GiB.
+constexpr uint64_t kMaxAskedAsChanged = 4096;
+
+struct KnownSuperslab {
+  uintptr_t address;  // 0: never asked
+  uint32_t free_units;
+  uint32_t dirty_units;
+  uint32_t carved;                // objects, of all its slabs together
+  bool is_due;                    // more was carved since it was asked
+  uint8_t unit_pages[kMaxUnits];  // resident
+};
+constexpr size_t kMaxKnownChunks = 256;  // of some 1,100 superslabs
+
+// Who walks has it: one thread at a time.
+struct Known {
+  MappedArray<KnownSuperslab, kMaxKnownChunks> superslabs;
+  KnownSuperslab unkept;  // for what there is no memory for
+  uint64_t walks;
+  uint64_t superslab_count;  // in the last walk
+};
+constinit Known known{};
 
 struct Walk {
   const metrics::HeapView* view;
   HeapTotals* totals;
   RangeList* ours;
   uint64_t superslab_count;
-  uint64_t superslab_index;
-  uint64_t weight;  // each asked superslab counts for so many
+  uint64_t asked_as_changed;
+  uint64_t turns;  // walks in which each superslab is asked once
   // Of the superslab being visited.
-  uintptr_t superslab;
-  size_t superslab_bytes;
-  bool asked;
+  const KnownSuperslab* superslab;
+  size_t unit_bytes;
+  uint32_t carved;
 };
 
 // Static, as the stacks of the host's threads may be small.
 constinit unsigned char pages[kMaxSuperslabPages]{};
 
-// Resident bytes of a range within the superslab being visited, weighted.
+KnownSuperslab* known_of(uint32_t number) {
+  while (known.superslabs.size() <= number)
+    if (known.superslabs.extend(1) == nullptr) return &(known.unkept = {});
+  return &known.superslabs[number];
+}
+
+bool must_ask(Walk* walk, const metrics::SuperslabView& view, const KnownSuperslab& last) {
+  if (last.address != view.address) return true;
+  if (view.number % walk->turns == known.walks % walk->turns) return true;
+  if (!last.is_due && last.free_units == view.free_units_mask && last.dirty_units == view.dirty_units_mask)
+    return false;
+  return walk->asked_as_changed++ < kMaxAskedAsChanged;
+}
+
+void ask(const metrics::SuperslabView& view, KnownSuperslab* result) {
+  result->address = view.address;
+  result->free_units = view.free_units_mask;
+  result->dirty_units = view.dirty_units_mask;
+  result->is_due = false;
+  size_t unit_pages = view.unit_bytes / kKernelPageBytes;
+  size_t units = std::min({view.bytes / view.unit_bytes, kMaxUnits, kMaxSuperslabPages / unit_pages});
+  bool is_mapped = resident_pages(view.address, units * view.unit_bytes, pages);
+  for (size_t unit = 0; unit < kMaxUnits; ++unit) {
+    bool is_resident = is_mapped && unit < units;
+    result->unit_pages[unit] =
+        is_resident ? static_cast<uint8_t>(count_resident(pages + unit * unit_pages, unit_pages)) : 0;
+  }
+}
+
+// Resident bytes of a range of units of the superslab being visited.
 uint64_t resident_here(const Walk& walk, uintptr_t address, size_t bytes) {
-  if (!walk.asked || address < walk.superslab || address + bytes > walk.superslab + walk.superslab_bytes) return 0;
-  size_t first = (address - walk.superslab) / kKernelPageBytes;
-  size_t count = bytes / kKernelPageBytes;
+  size_t first = (address - walk.superslab->address) / walk.unit_bytes;
+  size_t end = first + bytes / walk.unit_bytes;
+  if (first >= kMaxUnits || end > kMaxUnits) return 0;
   uint64_t resident = 0;
-  resident = count_resident(pages + first, count);
-  return resident * kKernelPageBytes * walk.weight;
+  for (size_t unit = first; unit < end; ++unit) resident += walk.superslab->unit_pages[unit];
+  return resident * kKernelPageBytes;
 }
 
 void add_large(HeapTotals* totals, uint64_t requested, uint64_t resident) {
@@ -66,6 +120,7 @@ void visit_slab(void* context, const metrics::SlabView& slab) {
   totals.used_objects += used;
   totals.used += uint64_t{used} * slab.block_bytes;
   totals.remote_objects += slab.remote;
+  walk.carved += carved;
   walk.totals->longest_remote_list = std::max(walk.totals->longest_remote_list, slab.remote);
   if (used != 0 && slab.size_class != metrics::kLargeClass) {
     ++totals.by_occupancy[quarter_of(used, slab.capacity)];
@@ -95,15 +150,18 @@ void visit_superslab(void* context, const metrics::SuperslabView& superslab) {
   if (in_use != 0) ++totals.superslabs_by_occupancy[quarter_of(in_use, superslab.bytes)];
   totals.committed += in_use + dirty_units * superslab.unit_bytes;
 
-  walk.superslab = superslab.address;
-  walk.superslab_bytes = std::min(superslab.bytes, kMaxSuperslabPages * kKernelPageBytes);
-  walk.asked =
-      walk.superslab_index++ % walk.weight == 0 && resident_pages(superslab.address, walk.superslab_bytes, pages);
-  for (unsigned unit = 0; unit < 32 && superslab.free_units_mask >> unit != 0; ++unit)
-    if (superslab.free_units_mask >> unit & 1)
-      totals.retained_resident +=
-          resident_here(walk, superslab.address + unit * superslab.unit_bytes, superslab.unit_bytes);
+  ++walk.superslab_count;
+  KnownSuperslab* last = known_of(superslab.number);
+  bool is_asked = must_ask(&walk, superslab, *last);
+  if (is_asked) ask(superslab, last);
+  walk.superslab = last;
+  walk.unit_bytes = superslab.unit_bytes;
+  walk.carved = 0;
+  for (uint32_t units = superslab.free_units_mask; units != 0; units &= units - 1)
+    totals.retained_resident += last->unit_pages[__builtin_ctz(units)] * kKernelPageBytes;
   walk.view->visit_slabs(superslab.address, visit_slab, context);
+  if (!is_asked && last->carved != walk.carved) last->is_due = true;
+  last->carved = walk.carved;
 }
 
 void visit_huge(void* context, const metrics::HugeView& huge) {
@@ -146,11 +204,10 @@ void walk_heap(const metrics::HeapView& view, HeapTotals* totals, RangeList* our
   walk.view = &view;
   walk.totals = totals;
   walk.ours = ours;
-  view.visit_superslabs(
-      [](void* context, const metrics::SuperslabView&) { ++static_cast<Walk*>(context)->superslab_count; }, &walk);
-  walk.weight = 1;
-  while (walk.superslab_count / walk.weight > kMaxAskedSuperslabs) walk.weight *= 2;
+  walk.turns = known.superslab_count / kAskedInTurn + 1;
   view.visit_superslabs(visit_superslab, &walk);
+  known.superslab_count = walk.superslab_count;
+  ++known.walks;
   view.visit_huge(visit_huge, &walk);
   view.visit_threads(visit_thread, &walk);
   view.visit_metadata(visit_metadata, &walk);
@@ -163,6 +220,10 @@ void walk_heap(const metrics::HeapView& view, HeapTotals* totals, RangeList* our
     ClassTotals& of_class = totals->classes[size_class];
     of_class.listed_objects = std::min(of_class.listed_objects, of_class.used_objects);
   }
+}
+
+void visit_walk_mappings(void (*visit)(void*, uintptr_t, size_t), void* context) {
+  known.superslabs.visit_used([&](uintptr_t address, size_t bytes) { visit(context, address, bytes); });
 }
 
 }  // namespace hakmem::telemetry

@@ -48,4 +48,7 @@ struct HeapTotals {
 // thread at a time.
 void walk_heap(const metrics::HeapView& view, HeapTotals* totals, RangeList* ours);
 
+// Calls `visit` with every mapping that walks keep what they found in.
+void visit_walk_mappings(void (*visit)(void*, uintptr_t address, size_t bytes), void* context);
+
 }  // namespace hakmem::telemetry

@@ -193,6 +193,7 @@ void collect_telemetry_ranges() {
   };
   visit_page_mappings(add, &list);
   visit_profile_mappings(add, &list);
+  visit_walk_mappings(add, &list);
   for (size_t i = 0; i < publisher.extra_count; ++i)
     list.add(publisher.extra[i].begin, publisher.extra[i].end - publisher.extra[i].begin);
   for (const RangeList* own : {&publisher.ours, &publisher.telemetry_ranges})

@@ -21,6 +21,7 @@ size_t view_class_bytes(uint32_t size_class) {
 }
 
 HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::SuperslabView&), void* argument) {
+  uint32_t first = 0;  // a reservation is full before the next one is made, so that numbers stay
   for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
     const Reservation& reservation = heap.arena.reservation(r);
     auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
@@ -31,8 +32,9 @@ HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::Su
       uint32_t free_units = superslab->free;
       uint32_t dirty_units = superslab->dirty & free_units;
       visit(argument, {superslab->address, kSuperslabBytes, Superslab::state_of(free_units, dirty_units), free_units,
-                       dirty_units, kUnitBytes});
+                       dirty_units, kUnitBytes, first + i});
     }
+    first += committed;
   }
 }
 
@@ -104,7 +106,8 @@ HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::Threa
     view.is_thread = use == ThreadCache::Use::kThread;
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
       auto blocks = static_cast<uint32_t>(cache->slots + kBinShapes[size_class].bottom - cache->bins[size_class].top);
-      uint32_t samples = cache->classes[size_class].countdown.samples;
+      // Most bins are empty, and what else is known of their classes stands on other lines of memory.
+      uint32_t samples = blocks == 0 ? 0 : cache->classes[size_class].countdown.samples;
       view.listed[size_class] = (blocks > samples ? blocks - samples : 0) + cache->quarantine.count(size_class);
     }
     visit(argument, view);

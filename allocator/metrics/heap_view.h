@@ -36,6 +36,7 @@ struct SuperslabView {
   uint32_t free_units_mask;   // bit i: unit i belongs to no slab
   uint32_t dirty_units_mask;  // of the free units: still holds pages
   size_t unit_bytes;
+  uint32_t number = 0;  // its own among all that there ever were, from 0
 };
 
 struct RangeView {

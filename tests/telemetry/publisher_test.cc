@@ -210,15 +210,79 @@ TEST(Publisher, FiftyMebibytesHiddenFromTheAccountAreUnexplained) {
 }
 #endif
 
-TEST(Publisher, ManySuperslabsAreSampledAndScaled) {
+// So many superslabs that in each walk only some are asked; all at one address.
+class ManySuperslabs {
+ public:
+  static constexpr uint32_t kCount = 5000;
+  static constexpr double kBytes = double{kSuperslabBytes} * kCount;
+
+  ManySuperslabs() : superslab_(kSuperslabBytes, kSuperslabBytes) {
+    for (uint32_t i = 0; i < kCount; ++i)
+      fake_heap.superslabs.push_back(
+          {superslab_.address(), kSuperslabBytes, metrics::SuperslabState::Active, kFree, kFree, kUnitBytes, i});
+    fake_heap.slabs[superslab_.address()] = {slab(superslab_, 0, SlabState::Current, 64, 64)};
+    // The last one stands elsewhere.
+    fake_heap.superslabs.back().address = last_.address();
+    fake_heap.slabs[last_.address()] = {slab(last_, 0, SlabState::Current, 64, 64)};
+  }
+  // None of these changes what the view says.
+  void drop_half() { madvise(reinterpret_cast<void*>(superslab_.address()), kSuperslabBytes / 2, MADV_DONTNEED); }
+  void touch_last() { last_.touch(0, kSuperslabBytes); }
+
+  metrics::SuperslabView& last() { return fake_heap.superslabs.back(); }
+  metrics::SlabView& slab_of_last() { return fake_heap.slabs[last_.address()][0]; }
+
+ private:
+  static constexpr uint32_t kFree = ~1u;
+
+  Mapping superslab_;
+  Mapping last_{kSuperslabBytes};
+};
+
+double resident_heap() {
+  Snapshot snapshot = publish_and_read(Depth::Heap);
+  return snapshot.gauge(Metric::kHeapResidentBytes, 0) - part(snapshot, Part::Telemetry);
+}
+
+TEST(Publisher, OfManySuperslabsEachIsAskedInItsTurn) {
   ChildResult child = in_child({}, [] {
     create_page(false, true);
-    constexpr size_t kCount = 5000;  // of which every second is asked
-    Mapping superslab(kSuperslabBytes, kSuperslabBytes);
-    fake_heap.superslabs.assign(
-        kCount, {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Empty, ~0u, ~0u, kUnitBytes});
-    Snapshot snapshot = publish_and_read(Depth::Heap);
-    EXPECT_EQ(part(snapshot, Part::Retained), static_cast<double>(kCount) * kSuperslabBytes);
+    ManySuperslabs many;
+    double whole = resident_heap();
+    EXPECT_EQ(whole, many.kBytes - kSuperslabBytes) << "each was asked when it was new";
+    many.drop_half();
+    double next = resident_heap();
+    EXPECT_LT(next, whole - many.kBytes / 40) << "a part was asked again";
+    EXPECT_GT(next, whole - many.kBytes / 10) << "and no large one";
+    for (int i = 0; i < 10; ++i) resident_heap();
+    EXPECT_LT(resident_heap(), whole - 0.49 * many.kBytes) << "all had their turns";
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, OfManySuperslabsOneThatChangedIsAskedAtOnce) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    ManySuperslabs many;
+    double before = resident_heap();
+    many.touch_last();
+    EXPECT_EQ(resident_heap(), before) << "the test means to ask the last one when it has no turn";
+    many.last().free_units_mask = many.last().dirty_units_mask = ~3u;
+    EXPECT_EQ(resident_heap(), before + kSuperslabBytes - kUnit) << "and the second unit belongs to no slab";
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, OfManySuperslabsOneWhereMoreWasCarvedIsAskedNext) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    ManySuperslabs many;
+    many.slab_of_last().carved = many.slab_of_last().used = 10;
+    double before = resident_heap();
+    many.touch_last();
+    many.slab_of_last().carved = many.slab_of_last().used = 60;
+    EXPECT_EQ(resident_heap(), before);
+    EXPECT_EQ(resident_heap(), before + kSuperslabBytes);
   });
   EXPECT_EQ(child.status, 0);
 }
