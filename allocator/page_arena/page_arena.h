@@ -100,9 +100,14 @@ class PageArena {
     bytes = align_up(bytes, 64);
     LockGuard guard(lock_);
     if (bytes > metadata_end_ - metadata_next_) {
-      size_t chunk = align_up(bytes, kMetadataChunkBytes);
+      uint32_t chunks = chunk_count_.load(std::memory_order_relaxed);
+      size_t chunk = align_up(bytes, chunks < kFewChunks ? kMetadataChunkBytes : kLaterChunkBytes);
       // One page more at either end stays without access.
       void* reserved = Memory::reserve(chunk + 2 * kMetadataGuardBytes, kPageBytes, 0);
+      if (reserved == nullptr && chunk > kMetadataChunkBytes) {
+        chunk = align_up(bytes, kMetadataChunkBytes);
+        reserved = Memory::reserve(chunk + 2 * kMetadataGuardBytes, kPageBytes, 0);
+      }
       if (reserved == nullptr) return nullptr;
       uintptr_t start = reinterpret_cast<uintptr_t>(reserved) + kMetadataGuardBytes;
       if (!Memory::commit(reinterpret_cast<void*>(start), chunk)) {
@@ -111,7 +116,6 @@ class PageArena {
       }
       metadata_next_ = start;
       metadata_end_ = start + chunk;
-      uint32_t chunks = chunk_count_.load(std::memory_order_relaxed);
       if (chunks < kMaxChunks) {
         chunks_[chunks] = {start, chunk};
         chunk_count_.store(chunks + 1, std::memory_order_release);  // pairs with visit_metadata
@@ -171,6 +175,10 @@ class PageArena {
   static constexpr size_t kMetadataGuardBytes = has(Mitigation::kMetadataGuards) ? kPageBytes : 0;
   // With a byte for each block the record of a superslab has some 150 KiB of addresses.
   static constexpr size_t kMetadataChunkBytes = has(Mitigation::kBlockStates) ? 2 * kMiB : 256 * kKiB;
+  // A process with many threads takes larger ones: each chunk is three mappings of the
+  // 65,530 that it may have, and every scrape asks for each.
+  static constexpr uint32_t kFewChunks = 16;
+  static constexpr size_t kLaterChunkBytes = 2 * kMiB;
   static constexpr uint32_t kMaxChunks = 4096;
 
   struct Chunk {
