@@ -45,7 +45,7 @@ struct Writer {
   size_t mapping_count;
   char path[256];
 };
-constinit Writer writer{};
+HAKMEM_STARTUP_DATA constinit Writer writer{};
 
 const char* reason(int error) {
   switch (error) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/base/assert.h"
 #include "telemetry/stats_page.h"
 
 namespace hakmem::telemetry {
@@ -37,7 +38,7 @@ void drain_initial_shard();
 void abandon_page();
 
 // At a clean exit: removes the file.
-void remove_page();
+HAKMEM_COLD void remove_page();
 
 PageHome page_home();
 PageHeader* page();  // null when there is none

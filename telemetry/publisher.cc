@@ -44,7 +44,7 @@ struct Publisher {
   Window window;
   PublishCost cost;
 };
-constinit Publisher publisher{};
+HAKMEM_LARGE_DATA constinit Publisher publisher{};
 
 double ratio(uint64_t part, uint64_t whole) {
   return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);

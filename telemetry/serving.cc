@@ -78,7 +78,7 @@ struct Serving {
   ModuleHost host;
   Socket sockets[kMaxSockets];
 };
-constinit Serving serving{};
+HAKMEM_STARTUP_DATA constinit Serving serving{};
 
 uint64_t socket_inode(int fd) {
   struct stat status;

@@ -2,6 +2,7 @@
 // that loads the exporter module, only when HAKMEM_LISTEN asks for it.
 #pragma once
 
+#include "allocator/base/assert.h"
 #include "telemetry/control.h"
 
 namespace hakmem::telemetry {
@@ -14,7 +15,7 @@ void want_endpoint(bool on);
 
 // Starts the thread when the environment asks for an endpoint in this program.
 // Once, from a constructor.
-void start_serving();
+HAKMEM_COLD void start_serving();
 
 // Whether the thread will soon need a page, and will say so where it gets none.
 bool endpoint_is_coming();
@@ -24,6 +25,6 @@ bool endpoint_is_coming();
 void leave_serving_to_parent();
 
 // The process ends: the module answers no more.
-void stop_serving();
+HAKMEM_COLD void stop_serving();
 
 }  // namespace hakmem::telemetry

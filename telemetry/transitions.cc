@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include <utility>
+
 #include "allocator/base/environment.h"
 #include "telemetry/heap_profile.h"
 #include "telemetry/publisher.h"
@@ -28,12 +30,13 @@ struct State {
   std::atomic<uint32_t> transitions;   // before there is a page; any thread
   // In a page of its own that the kernel clears in a forked child; null where
   // the kernel cannot (before Linux 4.14).
-  std::atomic<uint32_t>* epoch;
+  std::atomic<std::atomic<uint32_t>*> epoch;
+  bool is_prepared;
   // What the last scrape was answered from; the serving thread's.
   const PageHeader* served;
   size_t served_bytes;
 };
-constinit State state{};
+HAKMEM_STARTUP_DATA constinit State state{};
 // The calling thread is at work on the page, in the middle of which a signal handler may fork.
 constinit thread_local bool is_writer = false;
 
@@ -58,8 +61,10 @@ void publish_on_transition(uint64_t now) {
 }
 
 void make_page_if_busy() {
-  if (!counters_look_busy() || !try_acquire_page()) return;
-  if (page_home() == PageHome::None) create_page(is_set(Variable::kPages) && !endpoint_is_coming(), false);
+  if (!try_acquire_page()) return;
+  prepare_fork_detection();
+  if (counters_look_busy() && page_home() == PageHome::None)
+    create_page(is_set(Variable::kPages) && !endpoint_is_coming(), false);
   release_page();
 }
 
@@ -68,8 +73,9 @@ bool has_something_to_do() {
   if (forked_unnoticed()) return true;
   switch (page_home()) {
     case PageHome::Refused: return false;
-    // Most processes end before this; each superslab_refill is a transition.
-    case PageHome::None: return state.transitions.fetch_add(1, std::memory_order_relaxed) % kTransitionsToLook == 0;
+    // Most processes end before the first look; each superslab_refill is a transition.
+    case PageHome::None:
+      return (state.transitions.fetch_add(1, std::memory_order_relaxed) + 1) % kTransitionsToLook == 0;
     case PageHome::File:
     case PageHome::Private: return coarse_now() >= state.next_publish.load(std::memory_order_relaxed);
   }
@@ -79,19 +85,24 @@ bool has_something_to_do() {
 }  // namespace
 
 void prepare_fork_detection() {
+  if (std::exchange(state.is_prepared, true)) return;
+  // Figures are of no use to a process that ends at once, and cost it.
+  state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
   void* address = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) return;
   if (madvise(address, 4096, MADV_WIPEONFORK) != 0) {
     munmap(address, 4096);
     return;
   }
-  state.epoch = static_cast<std::atomic<uint32_t>*>(address);
-  state.epoch->store(1, std::memory_order_relaxed);
-  // Figures are of no use to a process that ends at once, and cost it.
-  state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
+  auto* epoch = static_cast<std::atomic<uint32_t>*>(address);
+  epoch->store(1, std::memory_order_relaxed);
+  state.epoch.store(epoch, std::memory_order_release);
 }
 
-bool forked_unnoticed() { return state.epoch != nullptr && state.epoch->load(std::memory_order_relaxed) == 0; }
+bool forked_unnoticed() {
+  std::atomic<uint32_t>* epoch = state.epoch.load(std::memory_order_acquire);
+  return epoch != nullptr && epoch->load(std::memory_order_relaxed) == 0;
+}
 
 bool try_acquire_page() {
   bool was_writer = is_writer;  // a signal handler may ask in the middle of the work
@@ -132,10 +143,11 @@ bool on_transition() {
 void on_fork_child() {
   // It goes on with the page of its parent; the next transition finds that this is a child.
   if (is_writer) return;
-  if (state.epoch != nullptr) state.epoch->store(1, std::memory_order_relaxed);
+  if (std::atomic<uint32_t>* epoch = state.epoch.load(std::memory_order_relaxed))
+    epoch->store(1, std::memory_order_relaxed);
   state.held.store(false, std::memory_order_relaxed);
   state.next_process_try = 0;
-  state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
+  if (state.is_prepared) state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
   state.served = nullptr;
   abandon_page();
   forget_parent();

@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/base/assert.h"
 #include "telemetry/page_writer.h"
 
 namespace hakmem::telemetry {
 
 // Makes the page that tells a forked child from its parent even where fork
-// handlers were bypassed. Once, before the hooks are installed.
+// handlers were bypassed; only the first call does anything. From a constructor, or
+// by who has the page.
 void prepare_fork_detection();
 
 // metrics::Hooks: makes the page when it is time, publishes at most once a
@@ -20,7 +22,7 @@ bool on_transition();
 void on_fork_child();
 
 // Whether this process is a child that did not go through on_fork_child.
-bool forked_unnoticed();
+HAKMEM_COLD bool forked_unnoticed();
 
 // The right to touch the page and the publisher. try_ once, or wait for at most
 // 100 ms; the holder never waits for anything itself.

@@ -22,4 +22,10 @@ namespace hakmem {
 // For the declaration of a variable that hot code reads: reached directly
 // instead of through the global offset table.
 #define HAKMEM_HIDDEN [[gnu::visibility("hidden")]]
+// Of small variables that each process writes to as it starts: they stand on a page that
+// the loader has written to before.
+#define HAKMEM_STARTUP_DATA [[gnu::section(".data")]]
+// Of large variables that are not zero: apart from the small ones, or these would be spread
+// over many pages, each of which a process pays for as it starts.
+#define HAKMEM_LARGE_DATA [[gnu::section("hakmem_large_data")]]
 #define HAKMEM_INLINE [[gnu::always_inline]] inline

@@ -144,12 +144,19 @@ void read_entry(const char* entry) {
   line.print();
 }
 
+void read_entries(const char* const* entries) {
+  for (; *entries != nullptr; ++entries) {
+    const char* entry = *entries;
+    // Most others are told apart without a call, and without a look at our constants.
+    if (entry[0] == 'H' && entry[1] == 'A' && strncmp(entry, "HAKMEM_", 7) == 0) read_entry(entry);
+  }
+}
+
 }  // namespace
 
 void read_environment(const char* const* entries) {
   values = {};
-  for (; *entries != nullptr; ++entries)
-    if (strncmp(*entries, "HAKMEM_", 7) == 0) read_entry(*entries);
+  read_entries(entries);
 }
 
 void check_environment() {
@@ -157,7 +164,7 @@ void check_environment() {
   if (!state.compare_exchange_strong(expected, kReading, std::memory_order_acq_rel)) return;
   int saved_errno = errno;
   const char* const* entries = getauxval(AT_SECURE) != 0 ? nullptr : first_environment();
-  if (entries != nullptr) read_environment(entries);
+  if (entries != nullptr) read_entries(entries);
   errno = saved_errno;
   state.store(kRead, std::memory_order_release);
 }

@@ -3,7 +3,7 @@
 
 namespace hakmem::metrics {
 
-constinit Hooks hooks{};
+HAKMEM_STARTUP_DATA constinit Hooks hooks{};
 constinit std::atomic<uint64_t> sample_interval_bytes{kDefaultSampleIntervalBytes};
 constinit std::atomic<bool> guards_samples{false};
 

@@ -2,7 +2,7 @@
 
 namespace hakmem {
 
-constinit Heap heap;
+HAKMEM_LARGE_DATA constinit Heap heap;
 
 void Heap::decay_now(uint32_t shard) {
   superslabs.decay(shard);

@@ -51,9 +51,10 @@ struct Heap {
   // What is wrong with a pointer that is none to a live block. Any thread.
   HAKMEM_COLD Message misuse_of(const void* address);
 
-  PageArena<SystemMemory> arena;
+  // First what has a pointer for the loader to relocate.
   SuperslabHeap<SystemMemory> superslabs{arena};
   HugeHeap<SystemMemory> huge{arena};
+  PageArena<SystemMemory> arena;
   SharedPool pool;
   DecayClock decay_clock;
 };

@@ -26,7 +26,16 @@ constinit thread_local ThreadState thread_state{const_cast<ThreadCache*>(&empty_
 
 namespace {
 
-constinit ThreadCache late_cache{late_slots};
+// Made when it is needed for the first time: until then the loader has nothing to relocate in it.
+union LateCache {
+  constexpr LateCache() : none() {}
+  constexpr ~LateCache() {}
+  char none;
+  ThreadCache cache;
+};
+constinit LateCache late_memory;
+constexpr ThreadCache& late_cache = late_memory.cache;
+constinit bool is_late_cache_made HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit bool secrets_drawn HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit bool process_started HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit uint32_t caches_created HAKMEM_GUARDED_BY(registry_lock) = 0;
@@ -121,7 +130,7 @@ void after_fork_in_child() {
     if (metrics::hooks.on_fork_child != nullptr) metrics::hooks.on_fork_child();
     if (thread_state.phase == ThreadPhase::kRunning)
       thread_state.cache->counters.follow_sink(thread_state.cache->shard);
-    late_cache.counters.follow_sink(late_cache.shard);
+    if (is_late_cache_made) late_cache.counters.follow_sink(late_cache.shard);
   }
   // Else the thread was interrupted while it changes the list itself, and goes on with that, or another was.
   if ((taken_for_forks & kRegistryBit) != 0) leave_threads_behind();
@@ -235,8 +244,7 @@ void adopt_orphan(ThreadCache* cache, Slab* slab) {
 
 }  // namespace
 
-// The late cache is the last of the list.
-constinit std::atomic<ThreadCache*> registered_caches{&late_cache};
+constinit std::atomic<ThreadCache*> registered_caches{nullptr};
 
 ThreadCache* start_thread() {
   if (thread_state.phase == ThreadPhase::kExited) return nullptr;
@@ -329,7 +337,13 @@ void call_transition_hook() {
 
 LateCacheScope::LateCacheScope() {
   registry_lock.lock();
-  late_cache.use.store(ThreadCache::Use::kLate, std::memory_order_relaxed);
+  if (!is_late_cache_made) {
+    new (&late_cache) ThreadCache(late_slots);
+    late_cache.use.store(ThreadCache::Use::kLate, std::memory_order_relaxed);
+    late_cache.counters.follow_sink(late_cache.shard);
+    is_late_cache_made = true;
+    Registry<>::add(registered_caches, &late_cache);
+  }
   thread_state.cache = &late_cache;
 }
 

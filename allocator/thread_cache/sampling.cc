@@ -15,7 +15,7 @@
 
 namespace hakmem {
 
-constinit SampledSlabs sampled_slabs;
+HAKMEM_LARGE_DATA constinit SampledSlabs sampled_slabs;
 
 extern "C" {
 [[gnu::section(".probes")]] constinit volatile uint16_t hakmem_alloc_semaphore = 0;

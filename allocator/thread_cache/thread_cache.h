@@ -86,9 +86,8 @@ struct alignas(64) ThreadCache {
   BinTable bin_table = make_bin_table();
 
   // -- cold -----------------------------------------------------------------
-  // Under the lock of the registry. kNever: the late cache, until it is needed for the first time.
-  enum class Use : uint8_t { kNever, kFree, kThread, kOrphan, kLate };
-  std::atomic<Use> use{Use::kNever};
+  enum class Use : uint8_t { kFree, kThread, kOrphan, kLate };
+  std::atomic<Use> use{Use::kFree};  // under the lock of the registry
   uint32_t shard = 0;  // of the counters
   Block** slots;       // of the bins
   ClassState classes[kSizeClassCount]{};
