@@ -20,6 +20,8 @@ size_t view_class_bytes(uint32_t size_class) {
   return size_class < kSizeClassCount ? kClassShapes[size_class].block_bytes : 0;
 }
 
+constexpr uint32_t kAhead = 4;  // superslabs
+
 HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::SuperslabView&), void* argument) {
   uint32_t first = 0;  // a reservation is full before the next one is made, so that numbers stay
   for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
@@ -27,6 +29,9 @@ HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::Su
     auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
     uint32_t committed = reservation.committed.load(std::memory_order_acquire);
     for (uint32_t i = 0; i < committed; ++i) {
+      // None of them is in a cache, and each stands alone.
+      if (i + 2 * kAhead < committed) __builtin_prefetch(&slabs[size_t{i + 2 * kAhead} * kUnitsPerSuperslab].superslab);
+      if (i + kAhead < committed) __builtin_prefetch(slabs[size_t{i + kAhead} * kUnitsPerSuperslab].superslab);
       const Superslab* superslab = slabs[size_t{i} * kUnitsPerSuperslab].superslab;
       if (superslab == nullptr || superslab->is_released) continue;  // committed a moment ago, or not mapped
       uint32_t free_units = superslab->free;
