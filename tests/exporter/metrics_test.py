@@ -363,7 +363,8 @@ class Metrics(unittest.TestCase):
         # A class that gets a slab for samples gets a row; the first one to leave "other" makes SizeClassRows keep
         # what it had counted, once: 10904 bytes in a block of 11264.
         self.assertLessEqual(max(live) - min(live), 11264 + 4 * 112)
-        self.assertLess(resident[-1] - resident[0], MIB // 2)
+        # The slabs, and the huge page of a superslab where they are the first in one.
+        self.assertLess(resident[-1] - resident[0], MIB // 2 + 2 * MIB)
 
     def test_many_size_classes_keep_to_their_rows(self):
         program = self.start(**UNSAMPLED)
