@@ -29,13 +29,12 @@ namespace {
 // Made when it is needed for the first time: until then the loader has nothing to relocate in it.
 union LateCache {
   constexpr LateCache() : none() {}
-  constexpr ~LateCache() {}
   char none;
   ThreadCache cache;
 };
 constinit LateCache late_memory;
 constexpr ThreadCache& late_cache = late_memory.cache;
-constinit bool is_late_cache_made HAKMEM_GUARDED_BY(registry_lock) = false;
+constinit std::atomic<bool> is_late_cache_made{false};  // written under registry_lock
 constinit bool secrets_drawn HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit bool process_started HAKMEM_GUARDED_BY(registry_lock) = false;
 constinit uint32_t caches_created HAKMEM_GUARDED_BY(registry_lock) = 0;
@@ -130,7 +129,7 @@ void after_fork_in_child() {
     if (metrics::hooks.on_fork_child != nullptr) metrics::hooks.on_fork_child();
     if (thread_state.phase == ThreadPhase::kRunning)
       thread_state.cache->counters.follow_sink(thread_state.cache->shard);
-    if (is_late_cache_made) late_cache.counters.follow_sink(late_cache.shard);
+    if (is_late_cache_made.load(std::memory_order_relaxed)) late_cache.counters.follow_sink(late_cache.shard);
   }
   // Else the thread was interrupted while it changes the list itself, and goes on with that, or another was.
   if ((taken_for_forks & kRegistryBit) != 0) leave_threads_behind();
@@ -337,11 +336,11 @@ void call_transition_hook() {
 
 LateCacheScope::LateCacheScope() {
   registry_lock.lock();
-  if (!is_late_cache_made) {
+  if (!is_late_cache_made.load(std::memory_order_relaxed)) {
     new (&late_cache) ThreadCache(late_slots);
     late_cache.use.store(ThreadCache::Use::kLate, std::memory_order_relaxed);
     late_cache.counters.follow_sink(late_cache.shard);
-    is_late_cache_made = true;
+    is_late_cache_made.store(true, std::memory_order_relaxed);
     Registry<>::add(registered_caches, &late_cache);
   }
   thread_state.cache = &late_cache;

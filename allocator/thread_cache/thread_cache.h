@@ -88,8 +88,8 @@ struct alignas(64) ThreadCache {
   // -- cold -----------------------------------------------------------------
   enum class Use : uint8_t { kFree, kThread, kOrphan, kLate };
   std::atomic<Use> use{Use::kFree};  // under the lock of the registry
-  uint32_t shard = 0;  // of the counters
-  Block** slots;       // of the bins
+  uint32_t shard = 0;                // of the counters
+  Block** slots;                     // of the bins
   ClassState classes[kSizeClassCount]{};
   RandomGenerator random{1};
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
