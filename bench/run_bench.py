@@ -25,7 +25,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./run bench",
         description="Runs the benchmarks under hakmem, glibc and Debian's jemalloc, mimalloc and tcmalloc, each "
-        "preloaded under the same programs, in rotated order.",
+        "preloaded under the same programs, in random order.",
         epilog="./run bench compare BEFORE.json AFTER.json compares two result files, ./run bench refill measures "
         "refill batches and what new slabs cost, ./run bench misses L1d misses, ./run bench telemetry what telemetry costs; "
         "each has its --help.",

@@ -1,7 +1,8 @@
-"""Running the programs: one process a measurement, checked, in rotated order."""
+"""Running the programs: one process a measurement, checked, in random order."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -219,17 +220,18 @@ class Progress:
 def run_all(build_dir: Path, jobs: list[Job], allocators: list[Allocator], runs: int, title: str = "run") -> Results:
     """Runs every job `runs` times under every allocator.
 
-    Run i of all comes before run i + 1 of any, and the order of the allocators
-    rotates, so that what the machine does meanwhile falls on all alike.
+    Run i of all comes before run i + 1 of any, in an order drawn anew for each job, so
+    that what the machine does meanwhile falls on all alike, and so does what the process
+    before leaves: one that ends with many small pages leaves no huge ones.
     """
     results = Results()
     checksums: dict[str, str | None] = {}
     crashed: set[tuple[str, str]] = set()  # job and allocator: left out
     progress = Progress(title, runs * len(jobs) * len(allocators), runs)
     for run in range(runs):
-        for number, job in enumerate(jobs):
-            first = (run + number) % len(allocators)
-            for allocator in allocators[first:] + allocators[:first]:
+        for job in jobs:
+            order = random.Random(f"{run} {job.name}").sample(allocators, len(allocators))
+            for allocator in order:
                 name = allocator.name
                 progress.before(run, job, name)
                 outcome = None

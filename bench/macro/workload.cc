@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <thread>
 
@@ -27,6 +28,11 @@ void fail(const char* format, ...) {
   std::fputc('\n', stderr);
   va_end(arguments);
   std::_Exit(2);
+}
+
+void abort_as_changed(uint32_t bytes, const void* block) {
+  std::fprintf(stderr, "bench: block of %u bytes at %p changed while it was allocated\n", bytes, block);
+  std::abort();
 }
 
 Options::Options(int argc, char** argv) {
