@@ -160,6 +160,17 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   }
 }
 
+// Takes a free of a block of a slab that another thread owns, or the pool. A thread that
+// refills the class from a slab of its own sends the block home: in its bin it would come
+// back again and again, and blocks of two threads would stay neighbours that share cache
+// lines. One that only frees keeps it, to pass it on by the batch.
+HAKMEM_INLINE void free_to_other(ThreadCache* cache, Slab* slab, Block* block) {
+  cache->exact.count_free(slab->size_class);
+  if (cache->classes[slab->size_class].current == nullptr) return put_into_bin(cache, slab, block);
+  block->mark_free();
+  push_remote(cache, slab, block);
+}
+
 void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t owner_word) {
   auto* block = static_cast<Block*>(address);
   if (!slab->is_block_start(reinterpret_cast<uintptr_t>(address))) return free_inside(block);
@@ -170,13 +181,13 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
     cache->exact.count_free(slab->size_class);
     return free_sample(slab, block, cache->shard);
   }
-  cache->exact.count_free(slab->size_class);
   // Who frees into a slab that nobody owns will do so again.
-  if (owner_word == owner::kUnowned && !is_late(cache) && try_claim(cache, slab)) {
-    place(cache, slab);
-    tidy_class(cache, slab->size_class);
-    heap.decay(cache->shard);
-  }
+  if (owner_word != owner::kUnowned || is_late(cache) || !try_claim(cache, slab))
+    return free_to_other(cache, slab, block);
+  place(cache, slab);
+  tidy_class(cache, slab->size_class);
+  heap.decay(cache->shard);
+  cache->exact.count_free(slab->size_class);
   put_into_bin(cache, slab, block);
 }
 
@@ -199,8 +210,10 @@ void free_with(ThreadCache* cache, void* address) {
   if ((owner_word < owner::kPooled && !is_sample) || cache == &empty_cache ||
       !slab->is_block_start(reinterpret_cast<uintptr_t>(block)) || block->looks_free()) [[unlikely]]
     return free_cold(block);
+  if (owner_word == cache->tag()) return free_owned(cache, slab, block);
+  if (!is_sample) return free_to_other(cache, slab, block);
   cache->exact.count_free(slab->size_class);
-  is_sample ? free_sample(slab, block, cache->shard) : put_into_bin(cache, slab, block);
+  free_sample(slab, block, cache->shard);
 }
 
 }  // namespace
@@ -246,8 +259,7 @@ void free_foreign(void* address, Slab* slab) {
   if (slab->owner.load(std::memory_order_relaxed) < owner::kPooled || cache == &empty_cache ||
       !slab->is_block_start(reinterpret_cast<uintptr_t>(address)) || block->looks_free()) [[unlikely]]
     return free_elsewhere(cache, block, slab);
-  cache->exact.count_free(slab->size_class);
-  put_into_bin(cache, slab, block);
+  free_to_other(cache, slab, block);
 }
 
 void free_cold(void* address) {

@@ -41,7 +41,10 @@ uint32_t in_bin(size_t bytes) { return thread_state.cache->blocks_in_bin(size_cl
 
 class BinTest : public testing::Test {
  protected:
-  BinTest() { test::start_process(); }
+  BinTest() {
+    test::start_process();
+    flush_thread_cache();  // what an earlier test left in bins
+  }
 
   // That nothing is left where blocks came from and went to: no block, no slab.
   static void expect_all_returned() {
@@ -66,16 +69,31 @@ TEST_F(BinTest, TheLastBlockFreedComesNext) {
 TEST_F(BinTest, TheLastBlockFreedComesNextWhoeverOwnsItsSlab) {
   std::vector<void*> blocks;
   OtherThread owner([&] { blocks = allocate_many(5, 100); });
+  free(blocks[0]);
+  free(blocks[1]);
+  EXPECT_EQ(allocate(100), blocks[1]);
+  EXPECT_EQ(allocate(100), blocks[0]);
+  free_all(blocks);
+}
+
+TEST_F(BinTest, AThreadThatRefillsSendsTheBlocksOfOthersHome) {
+  std::vector<void*> blocks;
+  OtherThread owner([&] { blocks = allocate_many(5, 100); });
+  Slab* slab = slab_of(blocks[0]);
   void* own = allocate(100);
-  ASSERT_NE(owner_of(blocks[0]), owner_of(own));
+  ASSERT_NE(slab_of(own), slab);
+  uint32_t in_bin_before = in_bin(100);
   free(blocks[0]);
   free(own);
   free(blocks[1]);
-  EXPECT_EQ(allocate(100), blocks[1]);
+  EXPECT_EQ(in_bin(100), in_bin_before + 1);
+  EXPECT_EQ(RemoteList::count(slab->remote.load()), 2u);
   EXPECT_EQ(allocate(100), own);
-  EXPECT_EQ(allocate(100), blocks[0]);
   free(own);
-  free_all(blocks);
+  for (void* block : {blocks[2], blocks[3], blocks[4]}) free(block);
+  flush_thread_cache();
+  owner.run(flush_thread_cache);
+  expect_all_returned();
 }
 
 TEST_F(BinTest, AFullBinKeepsTheNewestAndGivesTheOldestBack) {
