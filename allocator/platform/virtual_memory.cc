@@ -42,8 +42,7 @@ void* map_aligned(size_t bytes, size_t alignment, uintptr_t hint, int protection
   if (start % alignment == 0) return mapped;
   ::munmap(mapped, bytes);
 
-  size_t slack = bytes + alignment - kPageBytes;
-  if (slack < bytes) return nullptr;
+  size_t slack = bytes + alignment - kPageBytes;  // no overflow: `bytes` could be had
   mapped = ::mmap(hinted, slack, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
   start = reinterpret_cast<uintptr_t>(mapped);

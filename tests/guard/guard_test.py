@@ -98,6 +98,11 @@ class WrongUse(unittest.TestCase):
             self.assertEqual(list(stacks_of(errors)), ["read", "allocated", "freed"], errors)
             self.assertIn("main", [frame[1] for frame in stacks_of(errors)["freed"]])
 
+    def test_a_block_of_one_byte(self):
+        status, _, errors = run("double_free_of_a_byte")
+        self.assertEqual(status, -signal.SIGABRT, errors)
+        self.assertRegex(errors, r"^hakmem: double free: free of 0x\w+, at the start of a block of 1 byte at 0x\w+\n")
+
     def test_with_a_heap_profile_beside_it(self):
         with Program(program(), "right_use", "use_after_free_write", HAKMEM_GUARD="1", HAKMEM_SAMPLE_BYTES="1") as process:
             self.assertEqual(process.end(), -signal.SIGSEGV)
@@ -132,6 +137,12 @@ class Reporting(unittest.TestCase):
         self.assertEqual(len(re.findall(r"^hakmem: [a-z]", errors, flags=re.M)), len(acts), errors)
 
 
+    def test_threads_at_once(self):
+        status, output, errors = run("threads_at_once", HAKMEM_ON_ERROR="report")
+        self.assertEqual((status, output), (0, "done\n"), errors)
+        self.assertEqual(list(stacks_of(errors)), ["read", "allocated", "freed"], "one report, whole")
+
+
 class Counted(unittest.TestCase):
     def test_the_counter_outlives_the_process(self):
         port = free_port()
@@ -161,6 +172,23 @@ class Handlers(unittest.TestCase):
         # With the mask that it asked for.
         self.assertRegex(output, "^the program's handler: 0x.*, 1 0\n$")
         self.assertEqual(run("handle_faults_first", "null_read"), (7, "the program's handler: (nil), 1 0\n", ""))
+
+    def test_a_fault_where_no_block_ever_was_is_the_programs(self):
+        for act in ("far_write", "far_write_between", "far_write_before_the_next"):
+            for variables in ({}, {"HAKMEM_ON_ERROR": "report"}):
+                self.assertEqual(run(act, **variables), (-signal.SIGSEGV, "", ""), act)
+                status, output, errors = run("handle_faults_first", act, **variables)
+                self.assertEqual((status, errors), (7, ""), act)
+                self.assertRegex(output, r"^the program's handler: 0x\w+, 1 0\n$")
+
+    def test_the_programs_handler_for_one_fault(self):
+        called = "the program's handler: 1\n"
+        self.assertEqual(run("handle_one_fault_and_exit_first", "null_read"), (7, called, ""))
+        self.assertEqual(run("handle_one_fault_first", "null_read"), (-signal.SIGSEGV, called, ""))
+
+    def test_where_the_program_ignores_faults(self):
+        self.assertEqual(run("ignore_faults_first", "send_a_fault"), (0, "done\n", ""))
+        self.assertEqual(run("ignore_faults_first", "null_read"), (-signal.SIGSEGV, "", ""))
 
     def test_the_programs_later_handler_takes_all(self):
         status, output, errors = run("handle_faults", "use_after_free_write")

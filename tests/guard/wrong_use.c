@@ -74,6 +74,15 @@ static void invalid_free(void) {
   block = malloc(kBytes);
   free(block + 16);
 }
+static void double_free_of_a_byte(void) {
+  block = malloc(1);
+  free(block);
+  free(block);
+}
+/* Faults in the pool where no block ever was: on what would be a block's page, and between two. */
+static void far_write(void) { block_at(starts_a_page)[300 * kPage] = 1; }
+static void far_write_between(void) { block_at(starts_a_page)[301 * kPage] = 1; }
+static void far_write_before_the_next(void) { block_at(starts_a_page)[302 * kPage - 1] = 1; }
 /* A fault that has nothing to do with the heap. */
 static void null_read(void) { sink = *(char* volatile*)&block == NULL ? *block : 0; }
 
@@ -95,6 +104,29 @@ static void handle_faults(void) {
   sigaddset(&action.sa_mask, SIGUSR1);
   sigaction(SIGSEGV, &action, NULL);
 }
+
+/* For one fault, without what is told of it, and blocked meanwhile. */
+static void on_one_fault(int signal) {
+  sigset_t blocked;
+  sigprocmask(SIG_BLOCK, NULL, &blocked);
+  printf("the program's handler: %d\n", sigismember(&blocked, signal));
+  fflush(stdout);
+  if (sink == 7) _exit(7);
+}
+
+static void handle_one_fault(void) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = on_one_fault;
+  action.sa_flags = (int)SA_RESETHAND;
+  sigaction(SIGSEGV, &action, NULL);
+}
+static void handle_one_fault_and_exit(void) {
+  sink = 7;
+  handle_one_fault();
+}
+static void ignore_faults(void) { signal(SIGSEGV, SIG_IGN); }
+static void send_a_fault(void) { raise(SIGSEGV); }
 
 /* On an alternate stack of the usual size. */
 static void small_alternate_stack(void) {
@@ -172,14 +204,27 @@ int main(int count, char** arguments) {
       ACT(realloc_after_free),
       ACT(size_of_freed),
       ACT(invalid_free),
+      ACT(double_free_of_a_byte),
+      ACT(far_write),
+      ACT(far_write_between),
+      ACT(far_write_before_the_next),
       ACT(null_read),
+      ACT(send_a_fault),
 
       ACT(small_alternate_stack),
       ACT(threads_at_once),
       ACT(right_use),
       ACT(right_use_in_a_child),
   };
-  if (count > 1 && strcmp(arguments[1], "handle_faults_first") == 0) handle_faults();
+  static const struct {
+    const char* name;
+    void (*act)(void);
+  } kBefore[] = {{"handle_faults_first", handle_faults},
+                 {"handle_one_fault_first", handle_one_fault},
+                 {"handle_one_fault_and_exit_first", handle_one_fault_and_exit},
+                 {"ignore_faults_first", ignore_faults}};
+  for (size_t j = 0; count > 1 && j < sizeof kBefore / sizeof *kBefore; ++j)
+    if (strcmp(arguments[1], kBefore[j].name) == 0) kBefore[j].act();
   for (int i = 0; i < 2; ++i) free(malloc(kBytes)); /* the bins of this size are filled by samples from here on */
   for (int i = 1; i < count; ++i) {
     if (strcmp(arguments[i], "handle_faults") == 0) handle_faults();

@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <malloc.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,20 +45,35 @@ int main(void) {
   }
 
   /* operator new without a runtime: it works as long as memory lasts, and the
-   * nothrow form reports an impossible size by NULL. */
+   * nothrow forms report an impossible size by NULL. */
   void* (*operator_new)(size_t);
   void* (*operator_new_nothrow)(size_t, const void*);
+  void* (*operator_new_aligned)(size_t, size_t, const void*);
+  void* (*operator_new_array_nothrow)(size_t, const void*);
+  void* (*operator_new_array_aligned)(size_t, size_t, const void*);
   void (*operator_delete)(void*);
   *(void**)&operator_new = dlsym(RTLD_DEFAULT, "_Znwm");
   *(void**)&operator_new_nothrow = dlsym(RTLD_DEFAULT, "_ZnwmRKSt9nothrow_t");
+  *(void**)&operator_new_aligned = dlsym(RTLD_DEFAULT, "_ZnwmSt11align_val_tRKSt9nothrow_t");
+  *(void**)&operator_new_array_nothrow = dlsym(RTLD_DEFAULT, "_ZnamRKSt9nothrow_t");
+  *(void**)&operator_new_array_aligned = dlsym(RTLD_DEFAULT, "_ZnamSt11align_val_tRKSt9nothrow_t");
   *(void**)&operator_delete = dlsym(RTLD_DEFAULT, "_ZdlPv");
   if (hakmem_loaded) {
-    if (operator_new == NULL || operator_new_nothrow == NULL || operator_delete == NULL)
+    if (operator_new == NULL || operator_new_nothrow == NULL || operator_new_aligned == NULL ||
+        operator_new_array_nothrow == NULL || operator_new_array_aligned == NULL || operator_delete == NULL)
       return fail("operator new is not exported");
-    void* block = operator_new(100);
-    if (block == NULL) return fail("operator new failed");
-    operator_delete(block);
-    if (operator_new_nothrow((size_t)-1, "") != NULL) return fail("an impossible size was not refused");
+    void* made[] = {operator_new(100), operator_new_nothrow(100, ""), operator_new_array_nothrow(100, ""),
+                    operator_new_aligned(100, 512, ""), operator_new_array_aligned(100, 512, "")};
+    for (size_t i = 0; i < sizeof made / sizeof *made; ++i) {
+      if (made[i] == NULL) return fail("operator new failed");
+      if (i >= 3 && (uintptr_t)made[i] % 512 != 0) return fail("operator new did not align");
+      memset(made[i], 1, 100);
+      operator_delete(made[i]);
+    }
+    const size_t impossible = (size_t)-1 - 4096;
+    if (operator_new_nothrow(impossible, "") != NULL || operator_new_array_nothrow(impossible, "") != NULL ||
+        operator_new_aligned(impossible, 512, "") != NULL || operator_new_array_aligned(impossible, 512, "") != NULL)
+      return fail("an impossible size was not refused");
   }
   puts("c_program: passed");
   return 0;

@@ -161,6 +161,19 @@ TEST(HeapView, TheSlabAtAnAddress) {
   }
   EXPECT_FALSE(heap_view.slab_at(reinterpret_cast<uintptr_t>(&slab), &slab)) << "of no superslab";
   free(block);
+  void* large = allocate(300000);
+  address = reinterpret_cast<uintptr_t>(large);
+  EXPECT_TRUE(heap_view.slab_at(address, &slab));
+  free(large);
+  EXPECT_FALSE(heap_view.slab_at(address, &slab)) << "of no slab any more";
+}
+
+// What is asked for may be gone by then.
+TEST(HeapView, NothingIsSeenWhereThereIsNoSuperslab) {
+  auto never = [](void*, const metrics::SlabView&) { FAIL(); };
+  uint64_t outside = 0;
+  heap_view.visit_slabs(reinterpret_cast<uintptr_t>(&outside), never, nullptr);
+  EXPECT_EQ(heap_view.lock_stats(metrics::Lock::kCount).acquisitions, 0u);
 }
 
 TEST(HeapView, ClassBytes) {

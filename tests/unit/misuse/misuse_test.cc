@@ -130,16 +130,19 @@ TEST_F(MisuseDeathTest, DoubleFreeOfABlockInAnotherThreadsBin) {
 }
 
 TEST_F(MisuseDeathTest, DoubleFreeOfABlockOnARemoteList) {
-  void* block = allocate(300);
-  void* neighbour = allocate(300);
+  std::vector<void*> blocks;
+  for (int i = 0; i < 5; ++i) blocks.push_back(allocate(300));
   OtherThread other([&] {
-    release(block);
+    for (int i = 0; i < 3; ++i) release(blocks[static_cast<size_t>(i)]);
     flush_thread_cache();
   });
-  const Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(block));
-  ASSERT_EQ(RemoteList::count(slab->remote.load()), 1u);
-  EXPECT_MISUSE(release(block), kDoubleFree, block);
-  release(neighbour);
+  const Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(blocks[0]));
+  ASSERT_EQ(RemoteList::count(slab->remote.load()), 3u);
+  for (size_t i = 0; i < 3; ++i) EXPECT_MISUSE(release(blocks[i]), kDoubleFree, blocks[i]);
+  // A live one is not on the list, even where it looks free.
+  static_cast<Block*>(blocks[3])->mark_free();
+  release(blocks[3]);
+  release(blocks[4]);
 }
 
 TEST_F(MisuseDeathTest, DoubleFreeOfAPooledBlock) {

@@ -6,10 +6,12 @@
 #include <cmath>
 #include <set>
 
+#include "tests/unit/support/older_kernel.h"
+
 namespace hakmem {
 namespace {
 
-TEST(Random, SecretsDiffer) {
+void expect_secrets_differ() {
   errno = 5;
   std::set<uint64_t> secrets;
   uint64_t ones = 0, zeroes = 0;
@@ -23,6 +25,13 @@ TEST(Random, SecretsDiffer) {
   EXPECT_EQ(ones, UINT64_MAX);  // every bit takes both values
   EXPECT_EQ(zeroes, UINT64_MAX);
   EXPECT_EQ(errno, 5);
+}
+
+TEST(Random, SecretsDiffer) { expect_secrets_differ(); }
+
+// A kernel that is still starting, or a sandbox.
+TEST(Random, SecretsDifferWithoutRandomNumbersOfTheKernels) {
+  test::without_calls({{SYS_getrandom, -1, 0, ENOSYS}}, expect_secrets_differ);
 }
 
 TEST(Random, GeneratorIsUniform) {

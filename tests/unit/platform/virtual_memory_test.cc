@@ -10,6 +10,7 @@
 
 #include "allocator/base/bits.h"
 #include "tests/unit/support/build.h"
+#include "tests/unit/support/older_kernel.h"
 
 namespace hakmem {
 namespace {
@@ -61,6 +62,48 @@ TEST(LinuxMemory, PurgedPagesReadAsZeroes) {
   LinuxMemory::release(reserved, kMiB);
 }
 
+constexpr uint32_t kGuardInstall = 102;  // of madvise, since Linux 6.13
+constexpr int kAdvice = 2, kProtection = 2;
+
+// Each such guard makes two mappings more, so there is an end to them.
+TEST(LinuxMemory, AKernelWithoutGuardsHasSomeOfProtectedPages) {
+  test::without_calls({{SYS_madvise, kAdvice, kGuardInstall, EINVAL}}, [] {
+    constexpr size_t kMost = 8192;
+    constexpr size_t kBytes = (2 * kMost + 3) * kPageBytes;
+    auto* content = static_cast<char*>(LinuxMemory::map(kBytes, kPageBytes));
+    ASSERT_NE(content, nullptr);
+    auto page = [content](size_t number) { return content + (2 * number + 1) * kPageBytes; };
+    *page(0) = *(page(0) - 1) = *(page(0) + kPageBytes) = 1;
+    errno = 99;
+    for (size_t i = 0; i < kMost; ++i) ASSERT_TRUE(LinuxMemory::guard(page(i), kPageBytes)) << i;
+    EXPECT_FALSE(LinuxMemory::guard(page(kMost), kPageBytes));
+    EXPECT_EQ(errno, 99);
+    for (size_t i : {size_t{0}, size_t{1}, kMost - 1}) EXPECT_FALSE(is_readable(page(i))) << i;
+    EXPECT_TRUE(is_readable(page(kMost)));
+    EXPECT_EQ(*(page(0) - 1) + *(page(0) + kPageBytes), 2);
+    errno = 99;
+    LinuxMemory::unguard(page(0), kPageBytes);
+    EXPECT_EQ(errno, 99);
+    EXPECT_EQ(*page(0), 0) << "as a guard of the kernel's would leave it";
+    *page(0) = 1;
+    EXPECT_TRUE(LinuxMemory::guard(page(kMost), kPageBytes)) << "in the place of the one that is no more";
+    EXPECT_FALSE(is_readable(page(kMost)));
+    LinuxMemory::release(content, kBytes);
+  });
+}
+
+TEST(LinuxMemory, APageThatCannotBeGuardedStaysAsItIs) {
+  test::without_calls({{SYS_madvise, kAdvice, kGuardInstall, EINVAL}, {SYS_mprotect, kProtection, PROT_NONE, ENOMEM}},
+                      [] {
+                        auto* content = static_cast<char*>(LinuxMemory::map(kPageBytes, kPageBytes));
+                        ASSERT_NE(content, nullptr);
+                        *content = 1;
+                        EXPECT_FALSE(LinuxMemory::guard(content, kPageBytes));
+                        EXPECT_EQ(*content, 1);
+                        LinuxMemory::release(content, kPageBytes);
+                      });
+}
+
 TEST(LinuxMemory, AGuardedPageIsWithoutAccessUntilItIsNoMore) {
   auto* content = static_cast<char*>(LinuxMemory::map(3 * kPageBytes, kPageBytes));
   ASSERT_NE(content, nullptr);
@@ -108,6 +151,24 @@ TEST(LinuxMemory, RemapKeepsTheContent) {
   for (size_t i = 0; i < kPageBytes; ++i) ASSERT_EQ(content[i], static_cast<char>(i * 31));
   EXPECT_FALSE(is_readable(content + kPageBytes));
   LinuxMemory::release(content, kPageBytes);
+}
+
+// Where it may not be moved to a place of our choice, the kernel chooses.
+TEST(LinuxMemory, RemapWithoutAChoiceOfThePlace) {
+  constexpr uint32_t kFlags = 3;
+  test::without_calls({{SYS_mremap, kFlags, MREMAP_MAYMOVE | MREMAP_FIXED, ENOMEM}}, [] {
+    constexpr size_t kSmall = 2 * kHugePageBytes, kLarge = 5 * kHugePageBytes;
+    // With something right behind it.
+    auto* content = static_cast<char*>(LinuxMemory::map(kSmall + kPageBytes, kHugePageBytes));
+    ASSERT_NE(content, nullptr);
+    for (size_t i = 0; i < kSmall; i += kPageBytes) content[i] = static_cast<char>(i / kPageBytes);
+    auto* moved = static_cast<char*>(LinuxMemory::remap(content, kSmall, kLarge));
+    ASSERT_NE(moved, nullptr);
+    EXPECT_NE(moved, content);
+    for (size_t i = 0; i < kSmall; i += kPageBytes) ASSERT_EQ(moved[i], static_cast<char>(i / kPageBytes));
+    moved[kLarge - 1] = 1;
+    LinuxMemory::release(moved, kLarge);
+  });
 }
 
 // Else the kernel breaks huge pages up when it moves them.

@@ -93,6 +93,8 @@ TEST_F(SharedPoolTest, ConsistencyFindsSeededErrors) {
   EXPECT_TRUE(pool_.is_consistent());
   slab->next = make_slab(3, 2);
   EXPECT_FALSE(pool_.is_consistent());
+  slab->next->state = SlabState::Pooled;
+  EXPECT_FALSE(pool_.is_consistent()) << "a slab that was not counted";
 }
 
 // Each slab has one owner at a time, however the threads come together.

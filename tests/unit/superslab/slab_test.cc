@@ -181,6 +181,7 @@ TEST_F(SlabTest, ConsistencyFindsSeededErrors) {
     change();
     bool found = !slab_.is_consistent();
     slab_.size_class = size_class_of(1000);
+    slab_.units = 1;
     return found;
   };
   EXPECT_FALSE(breaks([] {}));
@@ -198,6 +199,16 @@ TEST_F(SlabTest, ConsistencyFindsSeededErrors) {
   })) << "a block that was never carved";
   EXPECT_TRUE(breaks([&] { slab_.free_word = 1; })) << "a block that is never found";
   EXPECT_TRUE(breaks([&] { slab_.countdown = slab_.countdown_start + 1; }));
+  EXPECT_TRUE(breaks([&] { slab_.size_class = kSizeClassCount; }));
+  EXPECT_TRUE(breaks([&] { slab_.state = SlabState::Free; })) << "freed with live blocks";
+  EXPECT_TRUE(breaks([&] {
+    fill(20, 20);
+    slab_.state = SlabState::Free;
+  })) << "freed with its map";
+  EXPECT_TRUE(breaks([&] {
+    slab_.state = SlabState::Large;
+    slab_.units = 0;
+  }));
   EXPECT_TRUE(breaks([&] { --slab_.countdown; })) << "a free that is on no list";
   EXPECT_TRUE(breaks([&] { slab_.size_class = kSizeClassCount; }));
   EXPECT_TRUE(breaks([&] { slab_.state = SlabState::Free; }));

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "tests/unit/superslab/superslab_heap_fixture.h"
@@ -98,6 +99,33 @@ TEST_F(SuperslabHeapTest, RandomSpansNeverOverlap) {
   for (auto [start, slab] : spans) give(slab);
   ASSERT_TRUE(heap_.is_consistent());
   for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, ~0u);
+}
+
+TEST_F(SuperslabHeapTest, ConsistencyFindsSeededErrors) {
+  Slab* slab = take(3);
+  give(take(2));
+  Superslab* superslab = slab->superslab;
+  auto breaks = [&](auto& field, auto wrong) {
+    auto right = std::exchange(field, static_cast<std::remove_reference_t<decltype(field)>>(wrong));
+    bool found = !heap_.is_consistent();
+    field = right;
+    return found;
+  };
+  ASSERT_TRUE(heap_.is_consistent());
+  EXPECT_TRUE(breaks(superslab->dirty, superslab->dirty | ~superslab->free)) << "pages of a slab among the free";
+  EXPECT_TRUE(breaks(superslab->dirty, 0)) << "among those that hold pages";
+  EXPECT_TRUE(breaks(superslab->bin, superslab->bin - 1));
+  uint32_t free = std::exchange(superslab->free, superslab->free & ~(1u << 31));
+  superslab->bin = static_cast<uint8_t>(superslab->right_bin());
+  EXPECT_FALSE(heap_.is_consistent()) << "not in the list of its longest run";
+  superslab->free = free;
+  superslab->bin = static_cast<uint8_t>(superslab->right_bin());
+  ASSERT_TRUE(heap_.is_consistent());
+  auto& reservation = const_cast<Reservation&>(arena_->reservation(0));
+  uint32_t committed = reservation.committed.exchange(reservation.capacity + 1);
+  EXPECT_FALSE(heap_.is_consistent());
+  reservation.committed = committed;
+  EXPECT_TRUE(heap_.is_consistent());
 }
 
 TEST_F(SuperslabHeapTest, DensestSuperslabFirst) {

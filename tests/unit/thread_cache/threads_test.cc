@@ -5,12 +5,15 @@
 #include <string.h>
 
 #include <barrier>
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "allocator/api/allocator.h"
 #include "allocator/api/statistics.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/bin.h"
+#include "allocator/thread_cache/lifetime.h"
 #include "tests/unit/support/accounts.h"
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
@@ -127,6 +130,54 @@ TEST(Threads, SlabsOfEndedThreadsAreUsedAgain) {
     EXPECT_GT(test::counter<metrics::Metric::kSlabAdoptions>(), 0u);
   }
   for (void* survivor : survivors) free(survivor);
+  test::expect_books_balance({});
+}
+
+// One block of each slab that comes back makes it the slab of who frees it. A thread that is alone
+// keeps all of these; with others it leaves what it does not need to them.
+TEST(Threads, WhatAThreadKeptAloneIsLeftToOthers) {
+  test::start_process();
+  test::SampleInterval none(0);
+  constexpr size_t kBytes = 1000;
+  const ClassShape& shape = kClassShapes[size_class_of(kBytes)];
+  const size_t slabs = 8 * kMiB / (shape.units * kUnitBytes) + 60;
+  std::map<const Slab*, std::vector<void*>> by_slab;
+  auto slab_at = [](void* block) { return heap.superslabs.find(reinterpret_cast<uintptr_t>(block)); };
+  for (size_t i = 0; i < slabs * shape.capacity; ++i) {
+    void* block = allocate(kBytes);
+    by_slab[slab_at(block)].push_back(block);
+  }
+  auto free_all_but = [&](size_t kept, size_t first, size_t end) {
+    size_t number = 0;
+    for (auto& [slab, blocks] : by_slab) {
+      if (number >= first && number < end)
+        for (; blocks.size() > kept; blocks.pop_back()) free(blocks.back());
+      ++number;
+    }
+  };
+  auto owned = [&] {
+    size_t count = 0;
+    for (auto& [slab, blocks] : by_slab) count += slab->owner.load() == thread_state.cache->tag() ? 1 : 0;
+    return count;
+  };
+  free_all_but(shape.capacity - 1, 0, slabs - 40);
+  // But for those whose block still waits in the thread's bin.
+  EXPECT_GT(owned(), slabs - 40 - 2 * kBinShapes[size_class_of(kBytes)].capacity);
+  free_all_but(1, 0, 30);
+  size_t kept_alone = owned();
+
+  test::OtherThread other([&] {
+    free_all_but(0, 0, 10);
+    flush_thread_cache();
+  });
+  free_all_but(0, slabs - 40, SIZE_MAX);
+  EXPECT_LT(owned(), kept_alone - 15);
+  uint64_t committed = test::committed_superslabs();
+  other.run([&] {
+    for (size_t i = 0; i < 15 * shape.capacity; ++i) by_slab.begin()->second.push_back(allocate(kBytes));
+  });
+  EXPECT_EQ(test::committed_superslabs(), committed) << "what is left is used";
+  free_all_but(0, 0, SIZE_MAX);
   test::expect_books_balance({});
 }
 
