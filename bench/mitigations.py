@@ -1,12 +1,20 @@
 #!/usr/bin/env python3
 """What each mitigation costs: the release library without or with it, in instructions and on demand in time.
 
-    bench/mitigations.py [--only NAMES] [--time RUNS]
+    bench/mitigations.py [--only NAMES] [--time RUNS | --pairs RUNS]
 
 Builds the variants into build/mitigations-NAME. Instructions are those of bench/instructions, for each pair or call;
-`workloads` is all that the quick workloads execute, a twentieth of their length, against the release build, by geometric
-mean. With --time: CPU time and peak RSS of the quick workloads against the release build, run RUNS times in rotated
-order, medians, by geometric mean.
+`workloads` is all that the quick workloads execute, a twentieth of their length, against the release build, by
+geometric mean. With --time: CPU time and peak RSS of the quick workloads against the release build, run RUNS times in
+rotated order, medians, by geometric mean.
+
+With --pairs, for differences of some percent: in each round each workload runs under the release build, under a copy
+of it and under each variant (`none`, if --only names no other), in random order. All workloads take part, each for some
+tenths of a second only, since most of what differs from run to run is where the kernel puts things. Of each round the
+geometric mean of the ratios of CPU time is taken, and of the rounds the median and an interval that holds it with 95 %.
+`least` compares the shortest run of each workload instead, which other work on the machine disturbs least. What the
+copy comes out as is what the figures are worth. With --json the file keeps what each run took, and rounds that it has
+already count as well: so they can be run a few at a time.
 
 `./run build release` builds the programs.
 """
@@ -15,6 +23,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +38,7 @@ from errors import BenchError  # noqa: E402
 from refill_tables import job_of  # noqa: E402
 from report import table  # noqa: E402
 from runner import Job, macro_jobs, run_all  # noqa: E402
-from significance import geometric_mean, median  # noqa: E402
+from significance import geometric_mean, median, median_interval  # noqa: E402
 from variants import build_variant  # noqa: E402
 from workloads import Workload, selected_workloads  # noqa: E402
 
@@ -54,6 +63,8 @@ MORE = {
 NAMES = (*LESS, *MORE)
 ROWS = ("pair16", "remote", "2k", "20k", "calloc64", "mixed")
 SHORTER = 60  # than the full workloads: a twentieth of the quick ones
+PAIRED_SHORTER = 12
+COPY = "release again"
 
 
 def build(name: str) -> Allocator:
@@ -99,14 +110,64 @@ def timed(build_dir: Path, allocators: list[Allocator], workloads: list[Workload
     }
 
 
+def copy_of_release(build_dir: Path) -> Allocator:
+    path = build_dir.parent / "mitigations-release-again" / "libhakmem.so"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copyfile(build_dir / path.name, path)
+    return preloaded(COPY, path, "the same once more", peer=False)
+
+
+# CPU seconds of each round, by variant and workload.
+Seconds = dict[str, dict[str, list[float]]]
+
+
+def seconds_of_pairs(build_dir: Path, allocators: list[Allocator], runs: int) -> Seconds:
+    jobs = [job_of(build_dir, workload, PAIRED_SHORTER) for workload in selected_workloads(None, quick=False)]
+    samples = run_all(build_dir, jobs, allocators, runs).samples
+    return {
+        allocator.name: {
+            job: [sample["cpu_seconds"] for sample in by_name[allocator.name]] for job, by_name in samples.items()
+        }
+        for allocator in allocators
+    }
+
+
+def with_earlier(seconds: Seconds, kept: Path) -> Seconds:
+    earlier = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    seconds = {
+        name: {job: earlier.get(name, {}).get(job, []) + values for job, values in by_job.items()}
+        for name, by_job in seconds.items()
+    }
+    kept.write_text(json.dumps(seconds, indent=1) + "\n", encoding="utf-8")
+    return seconds
+
+
+def paired(seconds: Seconds) -> dict[str, list[float]]:
+    """By variant: against the release build the median of the rounds, the ends of its interval, and the shortest runs."""
+
+    def ratio(name: str, value_of) -> float:
+        return geometric_mean([value_of(seconds[name][job]) / value_of(seconds[RELEASE][job]) for job in seconds[name]])
+
+    figures = {}
+    rounds = len(next(iter(seconds[RELEASE].values())))
+    for name in seconds:
+        if name == RELEASE:
+            continue
+        ratios = [ratio(name, lambda values, turn=turn: values[turn]) for turn in range(rounds)]
+        interval = median_interval(ratios)
+        figures[name] = [median(ratios), interval.low, interval.high, ratio(name, min), rounds]
+    return figures
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAMES", help=f"only these variants, by semicolons: {'; '.join(NAMES)}")
     parser.add_argument("--time", metavar="RUNS", type=int, help="measure time, in place of instructions")
+    parser.add_argument("--pairs", metavar="RUNS", type=int, help="measure time in so many rounds of short runs")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures")
     parser.add_argument("--build-dir", type=Path, default=DEFAULT_BUILD_DIR, help="where the programs are built")
     options = parser.parse_args()
-    options.names = options.only.split(";") if options.only else NAMES
+    options.names = options.only.split(";") if options.only else ("none",) if options.pairs else NAMES
     for name in options.names:
         if name not in NAMES:
             parser.error(f"--only: there is no {name!r}")
@@ -120,18 +181,23 @@ def main() -> int:
     try:
         allocators = [preloaded(RELEASE, build_dir / "libhakmem.so", "the build as it is", peer=False)]
         allocators += [build(name) for name in options.names]
-        if options.time:
+        if options.pairs:
+            header = ["CPU time", "from", "to", "least", "rounds"]
+            contestants = [allocators[0], copy_of_release(build_dir), *allocators[1:]]
+            seconds = seconds_of_pairs(build_dir, contestants, options.pairs)
+            figures = paired(with_earlier(seconds, options.json) if options.json else seconds)
+        elif options.time:
             header, figures = ["CPU time", "peak RSS"], timed(build_dir, allocators, workloads, options.time)
         else:
             header, figures = [*ROWS, "workloads"], count(build_dir, allocators, workloads)
     except (BenchError, CallgrindError, OSError) as error:
         print(f"mitigations: {error}", file=sys.stderr)
         return 2
-    if options.json:
+    if options.json and not options.pairs:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    ratios = {"workloads", "CPU time", "peak RSS"}
+    forms = dict.fromkeys(("workloads", "CPU time", "peak RSS", "from", "to", "least"), ".3f") | {"rounds": "d"}
     cells = {
-        name: [f"{value:.3f}" if title in ratios else f"{value:.1f}" for title, value in zip(header, values)]
+        name: [f"{value:{forms.get(title, '.1f')}}" for title, value in zip(header, values)]
         for name, values in figures.items()
     }
     print(table(["variant", *header], [[name, *values] for name, values in cells.items()]))
