@@ -26,9 +26,9 @@ class PythonSuiteTest(harness.PreloadTest):
         """Runs all tests of the modules, or those of these names; returns which ran and which failed."""
         report = os.path.join(self.scratch, "report.xml")
         matching = [word for name in names for word in ("-m", name)]
-        command = [PYTHON, "-B", "-m", "test", "-j2", "--timeout", "600", "--junit-xml", report, *matching,
+        command = [PYTHON, "-B", "-m", "test", "-j2", "--timeout", "2400", "--junit-xml", report, *matching,
                    *(f"test_{module}" for module in modules)]
-        status, output, errors = harness.run(command, preload, cwd=self.scratch, timeout=3000)
+        status, output, errors = harness.run(command, preload, cwd=self.scratch, timeout=3400)
         text = (output + errors).decode(errors="replace")
         cases = xml.etree.ElementTree.parse(report).getroot().iter("testcase")
         ran, failed = set(), set()
@@ -46,7 +46,7 @@ class PythonSuiteTest(harness.PreloadTest):
     def test_suite(self):
         ran, failed = self.suite(True, MODULES)
         self.assertGreater(len(ran), 1000)
-        print(f"{len(ran)} ran, {len(failed)} failed ", end="", flush=True)
+        print(f"{len(ran)} ran, failed at first: {', '.join(sorted(failed)) or 'none'} ", end="", flush=True)
         if failed:
             failed -= self.suite(False, MODULES, *failed)[1]
         if failed:
