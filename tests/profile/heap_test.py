@@ -131,9 +131,9 @@ class Sites(unittest.TestCase):
 
     def test_a_difference_over_a_time(self):
         program = self.start("keep one 20000 1000")
-        url = f"http://127.0.0.1:{program.port}/debug/pprof/heap?seconds=2"
+        url = f"http://127.0.0.1:{program.port}/debug/pprof/heap?seconds=4"
         with subprocess.Popen(["curl", "-sf", url], stdout=subprocess.PIPE) as client:
-            time.sleep(0.7)
+            time.sleep(1.5)  # the first of the two profiles has been taken by then
             program.do("keep two 20000 1000")
             program.do("drop one")
             self.assertTrue(is_serving(program.port), "others are answered meanwhile")
