@@ -30,6 +30,10 @@ struct CountedMemory {
     metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
     Memory::allow_huge_pages(address, bytes, allowed);
   }
+  static void populate(void* address, size_t bytes) {
+    metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
+    Memory::populate(address, bytes);
+  }
   static bool guard(void* address, size_t bytes) {
     metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
     return Memory::guard(address, bytes);

@@ -259,9 +259,7 @@ class HugeHeap {
       } else {
         Entry* rest = table_.find(end);
         table_.unlink(rest);
-        behind = {end + more, behind.bytes - more};
-        table_.insert(rest, behind.address, behind.bytes, 0, entry->origin);
-        retained_bytes_ -= more;
+        cut_front(index, more, rest, entry->origin);
       }
     } else if (!region_.extend(end, more)) {
       return false;
@@ -291,9 +289,7 @@ class HugeHeap {
     size_t rest = mapping.bytes - bytes;
     if (rest > bytes / 8) {
       entry->bytes.store(bytes, std::memory_order_relaxed);
-      mapping = {address + bytes, rest};
-      table_.insert(spare, mapping.address, mapping.bytes, 0, entry->origin);
-      retained_bytes_ -= bytes;
+      cut_front(best, bytes, spare, entry->origin);
       used_bytes_ += bytes;
     } else {
       table_.put(spare);
@@ -301,6 +297,14 @@ class HugeHeap {
       remove_retained(best);
     }
     return address;
+  }
+
+  // Takes the first `bytes` off what is retained there; the rest is of `entry` from then on.
+  void cut_front(uint32_t index, size_t bytes, Entry* entry, uint64_t origin) HAKMEM_REQUIRES(lock_) {
+    Mapping& mapping = retained_[index];
+    mapping = {mapping.address + bytes, mapping.bytes - bytes};
+    table_.insert(entry, mapping.address, mapping.bytes, 0, origin);
+    retained_bytes_ -= bytes;
   }
 
   // The largest retained mapping, which is nobody's then, to be grown to `bytes`;

@@ -99,28 +99,7 @@ class PageArena {
   void* allocate_metadata(size_t bytes) {
     bytes = align_up(bytes, 64);
     LockGuard guard(lock_);
-    if (bytes > metadata_end_ - metadata_next_) {
-      uint32_t chunks = chunk_count_.load(std::memory_order_relaxed);
-      size_t chunk = align_up(bytes, chunks < kFewChunks ? kMetadataChunkBytes : kLaterChunkBytes);
-      // One page more at either end stays without access.
-      void* reserved = Memory::reserve(chunk + 2 * kMetadataGuardBytes, kPageBytes, 0);
-      if (reserved == nullptr && chunk > kMetadataChunkBytes) {
-        chunk = align_up(bytes, kMetadataChunkBytes);
-        reserved = Memory::reserve(chunk + 2 * kMetadataGuardBytes, kPageBytes, 0);
-      }
-      if (reserved == nullptr) return nullptr;
-      uintptr_t start = reinterpret_cast<uintptr_t>(reserved) + kMetadataGuardBytes;
-      if (!Memory::commit(reinterpret_cast<void*>(start), chunk)) {
-        Memory::release(reserved, chunk + 2 * kMetadataGuardBytes);
-        return nullptr;
-      }
-      metadata_next_ = start;
-      metadata_end_ = start + chunk;
-      if (chunks < kMaxChunks) {
-        chunks_[chunks] = {start, chunk};
-        chunk_count_.store(chunks + 1, std::memory_order_release);  // pairs with visit_metadata
-      }
-    }
+    if (bytes > metadata_end_ - metadata_next_ && !add_chunk(bytes)) return nullptr;
     void* result = reinterpret_cast<void*>(metadata_next_);
     metadata_next_ += bytes;
     return result;
@@ -185,6 +164,32 @@ class PageArena {
     uintptr_t address;
     size_t bytes;
   };
+
+  // A chunk with room for `bytes`: where the kernel refuses a larger one, one of the usual size.
+  bool add_chunk(size_t bytes) HAKMEM_REQUIRES(lock_) {
+    bool has_few = chunk_count_.load(std::memory_order_relaxed) < kFewChunks;
+    return (!has_few && try_chunk(align_up(bytes, kLaterChunkBytes))) ||
+           try_chunk(align_up(bytes, kMetadataChunkBytes));
+  }
+
+  bool try_chunk(size_t bytes) HAKMEM_REQUIRES(lock_) {
+    // One page more at either end stays without access.
+    size_t reserved_bytes = bytes + 2 * kMetadataGuardBytes;
+    void* reserved = Memory::reserve(reserved_bytes, kPageBytes, 0);
+    if (reserved == nullptr) return false;
+    uintptr_t start = reinterpret_cast<uintptr_t>(reserved) + kMetadataGuardBytes;
+    if (!Memory::commit(reinterpret_cast<void*>(start), bytes)) {
+      Memory::release(reserved, reserved_bytes);
+      return false;
+    }
+    metadata_next_ = start;
+    metadata_end_ = start + bytes;
+    if (uint32_t chunks = chunk_count_.load(std::memory_order_relaxed); chunks < kMaxChunks) {
+      chunks_[chunks] = {start, bytes};
+      chunk_count_.store(chunks + 1, std::memory_order_release);  // pairs with visit_metadata
+    }
+    return true;
+  }
 
   static bool is_full(const Reservation& reservation) {
     return reservation.committed.load(std::memory_order_relaxed) == reservation.capacity;

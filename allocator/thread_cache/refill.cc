@@ -57,8 +57,8 @@ uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit, [[maybe
   if constexpr (kBuild.stats) count_first_touch(cache, slab, size_t{count} * shape.block_bytes);
   // Each page will be written to, and without huge pages each would be a fault.
   if (has(Mitigation::kGuardPages) && slab->zeroed && slab->carved == 0 && is_growing)
-    LinuxMemory::populate(reinterpret_cast<void*>(slab->start),
-                          align_up(size_t{shape.capacity} * shape.block_bytes, kPageBytes));
+    SystemMemory::populate(reinterpret_cast<void*>(slab->start),
+                           align_up(size_t{shape.capacity} * shape.block_bytes, kPageBytes));
   // What stands there was cleared as other blocks, whose keys are left.
   if (has(Mitigation::kZeroOnFree) && !slab->zeroed)
     memset(reinterpret_cast<void*>(address), 0, size_t{count} * shape.block_bytes);

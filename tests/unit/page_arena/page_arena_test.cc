@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <vector>
 
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/fake_memory.h"
@@ -170,6 +171,33 @@ TEST_F(PageArenaTest, EverySingleRefusalIsSurvived) {
       kernel_.recover();
       if (!refused) break;  // all calls were tried
     }
+}
+
+// The sizes of the ranges of metadata, in the order in which they came.
+std::vector<size_t> metadata_ranges(const Arena& arena) {
+  std::vector<size_t> sizes;
+  arena.visit_metadata([&](uintptr_t, size_t bytes) { sizes.push_back(bytes); });
+  return sizes;
+}
+
+TEST_F(PageArenaTest, ALargeChunkOfMetadataThatIsRefusedIsTakenSmaller) {
+  if (has(Mitigation::kBlockStates)) GTEST_SKIP() << "all chunks are of one size";
+  for (Call call : {Call::kReserve, Call::kCommit}) {
+    Arena arena;
+    ASSERT_NE(arena.allocate_metadata(64), nullptr);
+    size_t usual = metadata_ranges(arena).back();
+    while (metadata_ranges(arena).back() == usual) ASSERT_NE(arena.allocate_metadata(usual), nullptr);
+    size_t large = metadata_ranges(arena).back();
+    ASSERT_NE(arena.allocate_metadata(large - usual), nullptr);  // the rest of it
+    size_t reserved = kernel_.reserved_bytes();
+    kernel_.fail(call, 1);
+    ASSERT_NE(arena.allocate_metadata(usual), nullptr);
+    kernel_.recover();
+    EXPECT_EQ(metadata_ranges(arena).back(), usual);
+    EXPECT_LE(kernel_.reserved_bytes(), reserved + usual + 2 * kPageBytes) << "what was refused is kept";
+    ASSERT_NE(arena.allocate_metadata(64), nullptr);
+    EXPECT_EQ(metadata_ranges(arena).back(), large);
+  }
 }
 
 TEST_F(PageArenaTest, MetadataIsDistinctAlignedAndZero) {
