@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <memory>
 
@@ -40,14 +41,14 @@ bool parse_name(const std::string& name, Identity* identity) {
   return *text == '\0' && file_name(*identity) == name;
 }
 
-// Whether a page may speak for a process: in a folder that all may write to,
+// Whether a page may speak for a process, by its pid here: in a folder that all may write to,
 // another user could have made it. The process may have been root when it made
-// its own. One that is gone, or of another namespace, cannot be asked.
-bool is_its_own(const struct stat& page, const Identity& identity) {
+// its own. One that is gone, or is not known here (0), cannot be asked.
+bool is_its_own(const struct stat& page, uint32_t pid_here) {
   if ((page.st_mode & (S_IWGRP | S_IWOTH)) != 0) return false;
-  if (page.st_uid == 0 || identity.pid_namespace != telemetry::own_pid_namespace()) return true;
+  if (page.st_uid == 0 || pid_here == 0) return true;
   char status[1024];
-  std::string path = "/proc/" + std::to_string(identity.pid) + "/status";
+  std::string path = "/proc/" + std::to_string(pid_here) + "/status";
   if (telemetry::read_small_file(path.c_str(), status, sizeof status) <= 0) return true;
   const char* field = strstr(status, "\nUid:");
   if (field == nullptr) return true;
@@ -57,6 +58,19 @@ bool is_its_own(const struct stat& page, const Identity& identity) {
     if (telemetry::parse_decimal(&field) == page.st_uid) return true;
   }
   return false;
+}
+
+double seconds_since_epoch() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// When a page that is read for the first time was made, or its figures were measured last.
+double last_change_of(const Page& page, double now) {
+  struct stat status {};
+  double made = fstat(page.fd, &status) == 0 ? static_cast<double>(status.st_mtime) : now;
+  double measured = page.snapshot.gauge(metrics::Metric::kPublishTime, 0);
+  // The page may say anything, and nothing was measured in the future.
+  return measured > made && measured <= now ? measured : made;
 }
 
 }  // namespace
@@ -84,10 +98,16 @@ void PageDirectory::refresh() {
     if (!page.pid_here) page.pid_here = processes.pid_of(identity);
     // Asked before the page is read: what is read then is final.
     bool gone = has_ended(identity, *page.pid_here);
-    bool keep = read(page, name) && page.seen && !gone;
+    bool keep = read(page, name) && page.seen;
+    gone = gone || is_silent(page);
+    keep = keep && !gone;
     if (!keep) leave(page, name, gone);
     entry = keep ? std::next(entry) : pages_.erase(entry);
   }
+}
+
+bool PageDirectory::is_silent(const Page& page) {
+  return page.good && page.pid_here == 0 && page.last_change + kSilentSeconds < seconds_since_epoch();
 }
 
 void PageDirectory::leave(Page& page, const std::string& name, bool gone) {
@@ -125,7 +145,7 @@ void PageDirectory::visit_file(int directory, const std::string& name,
     skip(PageProblem::Unreadable, name, status.st_ino);
     return;
   }
-  if (fstat(fd, &status) != 0 || !is_its_own(status, identity)) {
+  if (fstat(fd, &status) != 0 || !is_its_own(status, is_of_this_namespace(identity) ? identity.pid : 0)) {
     close(fd);
     skip(PageProblem::ForeignOwner, name, status.st_ino);
     return;
@@ -146,10 +166,20 @@ bool PageDirectory::read(Page& page, const std::string& name) {
     return false;
   }
   std::swap(page.snapshot, scratch_);
+  if (page.pid_here == 0) note_change(page);
   if (!page.good) first_read(page);
   if (!page.by_pid && age_seconds(page.snapshot.identity) >= min_age_) show_by_pid(page);
   page.rows.update(page.snapshot);
   return true;
+}
+
+// `scratch_` is what was read last.
+void PageDirectory::note_change(Page& page) {
+  double now = seconds_since_epoch();
+  if (!page.good)
+    page.last_change = last_change_of(page, now);
+  else if (!page.snapshot.has_figures_of(scratch_))
+    page.last_change = now;
 }
 
 void PageDirectory::first_read(Page& page) {
@@ -179,7 +209,7 @@ void PageDirectory::fold(const Page& page) {
 std::map<Group, telemetry::Snapshot> PageDirectory::groups(uint32_t shown_pid) const {
   std::map<Group, telemetry::Snapshot> sums = ended_;
   for (const auto& [name, page] : pages_) {
-    if (!page.good || page.by_pid || page.snapshot.identity.pid == shown_pid) continue;
+    if (!page.good || page.by_pid || page.has_pid(shown_pid)) continue;
     telemetry::Snapshot& sum = sums.at(page.group);
     sum.add_counters_of(page.snapshot);
     sum.add_gauges_of(page.snapshot);
@@ -208,16 +238,12 @@ void PageDirectory::remove_later(const std::string& name, bool is_of_use) {
   if (unlink((path_ + "/" + oldest).c_str()) == 0) left_out_.erase(oldest);
 }
 
-std::string find_page(const std::string& path, uint32_t pid) {
-  telemetry::ProcessStat stat{};
-  if (!telemetry::read_process_stat(pid, &stat)) return "";
-  Identity identity{};
-  identity.pid = pid;
-  identity.start_time = stat.start_time;
-  identity.pid_namespace = telemetry::own_pid_namespace();
-  std::string file = path + "/" + file_name(identity);
+std::string find_page(const std::string& path, uint32_t pid_here) {
+  std::optional<Identity> identity = identity_of(pid_here);
+  if (!identity) return "";
+  std::string file = path + "/" + file_name(*identity);
   struct stat status {};
-  return lstat(file.c_str(), &status) == 0 && is_its_own(status, identity) ? file : "";
+  return lstat(file.c_str(), &status) == 0 && is_its_own(status, pid_here) ? file : "";
 }
 
 std::string find_page_of_ended(const std::string& path, uint32_t pid) {

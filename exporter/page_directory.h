@@ -42,6 +42,7 @@ struct Page {
   std::optional<uint32_t> pid_here;  // of its process; 0 when it is of another namespace and not seen
   bool seen = false;                 // in the current walk of the directory
   bool good = false;                 // was ever read; `snapshot` is its newest good state
+  double last_change = 0;            // of its figures, where the process is not seen: seconds since the epoch
   telemetry::Snapshot snapshot;
   SizeClassRows rows;
   Group group;
@@ -49,7 +50,14 @@ struct Page {
   // its group, so that neither's counters fall.
   bool by_pid = false;
   std::unique_ptr<telemetry::Snapshot> counted_in_group;
+
+  // Whether its process, as itself or as is seen here, has this pid; none has 0.
+  bool has_pid(uint32_t pid) const { return pid != 0 && (snapshot.identity.pid == pid || pid_here == pid); }
 };
+
+// A process that cannot be looked for, of another container or without /proc, is taken for
+// ended when nothing in its page has changed for so long.
+inline constexpr double kSilentSeconds = 24 * 3600;
 
 // Of the pages whose process was killed the newest so many are kept.
 inline constexpr size_t kKeptPages = 16;
@@ -73,7 +81,7 @@ class PageDirectory {
   // A line for each file that is left out, when it is first.
   void complain_to(Complain complain) { complain_ = std::move(complain); }
 
-  // Walks the directory and reads every page anew. Pages whose process is gone
+  // Walks the directory and reads every page anew. Pages whose process is gone, or was silent for too long,
   // are added to the totals of their group, and removed, but for the newest
   // kKeptPages, which `hakmem report` can still read.
   void refresh();
@@ -89,8 +97,10 @@ class PageDirectory {
   void visit_file(int directory, const std::string& name, const std::map<std::string, ino_t>& left_out_before);
   // False when the page is to be forgotten.
   bool read(Page& page, const std::string& name);
+  void note_change(Page& page);
   void first_read(Page& page);
   void show_by_pid(Page& page);
+  static bool is_silent(const Page& page);
   void leave(Page& page, const std::string& name, bool gone);
   void fold(const Page& page);
   void skip(metrics::PageProblem problem, const std::string& name, ino_t inode);
@@ -112,9 +122,9 @@ class PageDirectory {
   std::array<uint64_t, metrics::kCountOf<metrics::PageProblem>> skipped_{};
 };
 
-// Path of the page of a process in a directory; "" when there is none, or when
-// another user made it.
-std::string find_page(const std::string& directory, uint32_t pid);
+// Path of the page of a process in a directory, by its pid here, whatever pid a container
+// of it has for it; "" when there is none, or when another user made it.
+std::string find_page(const std::string& directory, uint32_t pid_here);
 
 // The same for a process that has ended without removing its page; the newest
 // one, where the pid was used again.

@@ -46,9 +46,13 @@ uint32_t innermost_pid(uint32_t pid) {
   return static_cast<uint32_t>(innermost);
 }
 
-// Also where it may not be asked.
+// 0 where it may not be asked.
+uint64_t namespace_of(uint32_t pid) {
+  return telemetry::pid_namespace_of(("/proc/" + std::to_string(pid) + "/ns/pid").c_str());
+}
+
 bool may_be_of_namespace(uint32_t pid, uint64_t inode) {
-  uint64_t its_own = telemetry::pid_namespace_of(("/proc/" + std::to_string(pid) + "/ns/pid").c_str());
+  uint64_t its_own = namespace_of(pid);
   return its_own == 0 || its_own == inode;
 }
 
@@ -97,6 +101,18 @@ uint32_t Processes::find_foreign(const telemetry::Identity& identity) {
     if (innermost_pid(entry->second) == identity.pid && may_be_of_namespace(entry->second, identity.pid_namespace))
       return entry->second;
   return 0;
+}
+
+std::optional<telemetry::Identity> identity_of(uint32_t pid_here) {
+  telemetry::ProcessStat stat{};
+  if (!telemetry::read_process_stat(pid_here, &stat)) return {};
+  telemetry::Identity identity{};
+  identity.pid = innermost_pid(pid_here);
+  if (identity.pid == 0) identity.pid = pid_here;  // before Linux 4.1
+  identity.start_time = stat.start_time;
+  identity.pid_namespace = namespace_of(pid_here);
+  if (identity.pid_namespace == 0) identity.pid_namespace = own_namespace();
+  return identity;
 }
 
 bool has_ended(const telemetry::Identity& identity, uint32_t pid_here) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "telemetry/stats_page.h"
@@ -25,6 +26,10 @@ class Processes {
   bool is_read_ = false;
   std::multimap<uint64_t, uint32_t> by_start_time_;
 };
+
+// What the page of a process says of it: pid, start time and namespace, by its pid here.
+// Nothing when there is no such process. Where its namespace may not be asked, it is taken for this one.
+std::optional<telemetry::Identity> identity_of(uint32_t pid_here);
 
 // Whether the process of a page, which has this pid here, is known to have ended.
 bool has_ended(const telemetry::Identity& identity, uint32_t pid_here);

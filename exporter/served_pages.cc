@@ -30,7 +30,7 @@ void add_pages(const PageDirectory& directory, uint32_t full_pid, Exposition* ex
   const SizeClassRows no_rows;
   for (const auto& [name, page] : directory.pages()) {
     const telemetry::Snapshot& snapshot = page.snapshot;
-    bool full = full_pid != 0 && snapshot.identity.pid == full_pid;
+    bool full = page.has_pid(full_pid);
     if (!page.good || (!full && !page.by_pid)) continue;
     std::string pid = std::to_string(snapshot.identity.pid);
     if (same[{snapshot.identity.pid, page.group}] > 1) pid = name.substr(strlen(telemetry::kPagePrefix));

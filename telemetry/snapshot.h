@@ -39,6 +39,11 @@ class Snapshot {
   // A published gauge; NaN when it was not measured.
   double gauge(metrics::Metric metric, uint32_t index) const;
 
+  // Whether all figures are those of another snapshot.
+  bool has_figures_of(const Snapshot& other) const {
+    return counters_ == other.counters_ && published_ == other.published_;
+  }
+
   // Makes a snapshot of no process: counters 0, gauges not measured.
   static Snapshot empty();
   // Adds the counters of another snapshot to these.

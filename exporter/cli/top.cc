@@ -77,7 +77,9 @@ void print_table(const exporter::PageDirectory& directory, std::map<std::string,
     // In digits enough for every number of threads: the page may say anything.
     char threads_text[16] = "-";
     if (!std::isnan(threads)) snprintf(threads_text, sizeof threads_text, "%.8g", threads);
-    printf("%8u %-16s %12s %12s %12s %10s %10s %8s %12s\n", snapshot.identity.pid, snapshot.comm.c_str(),
+    uint32_t pid = row->second.pid_here.value_or(0);
+    if (pid == 0) pid = snapshot.identity.pid;  // which cannot be seen from here
+    printf("%8u %-16s %12s %12s %12s %10s %10s %8s %12s\n", pid, snapshot.comm.c_str(),
            size_text(snapshot.gauge(Metric::kProcessResidentBytes, 0)).c_str(),
            size_text(snapshot.gauge(Metric::kHeapResidentBytes, 0)).c_str(), size_text(live_bytes(snapshot)).c_str(),
            share(snapshot.gauge(Metric::kFragmentationRatio, 0)).c_str(),

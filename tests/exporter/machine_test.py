@@ -14,14 +14,32 @@ def own_page_name(page):
     return page.with_name(f"hakmem.{page.name.split('.')[1]}.{os.getpid()}.{start}")
 
 
+def made_without_proc(page, pid, age, silent_for=0):
+    """Writes a copy of a page as of a process that does not know its namespace and is so many seconds
+    old, and in whose page nothing has changed for so many; its path."""
+    start = int((time.clock_gettime(time.CLOCK_BOOTTIME) - age) * os.sysconf("SC_CLK_TCK"))
+    data = bytearray(page.read_bytes())
+    data[24:40] = struct.pack("<QQ", 0, start)
+    data[48:52] = struct.pack("<I", pid)
+    for offset in range(1024, len(data), 8):
+        moment, = struct.unpack_from("<d", data, offset)
+        if abs(moment - time.time()) < 1000:
+            struct.pack_into("<d", data, offset, moment - silent_for)
+    copy = page.with_name(f"hakmem.0.{pid}.{start}")
+    copy.with_suffix(".new").write_bytes(data)
+    os.utime(copy.with_suffix(".new"), (time.time() - silent_for,) * 2)
+    copy.with_suffix(".new").rename(copy)
+    return copy
+
+
 class MachineExporter:
-    """A running hakmem-exporter over a folder of its own."""
+    """A running hakmem-exporter over a folder of its own; without `young` as it is by itself."""
 
     def __init__(self, pages, young=0):
         self.port = free_port()
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen([built("hakmem-exporter"), "--listen", f"127.0.0.1:{self.port}", "--pages", pages,
-                                         "--young", str(young)],
+                                         *([] if young is None else ["--young", str(young)])],
                                         env=environment(preload=False), stderr=self.errors)
         wait_until(lambda: is_serving(self.port), "hakmem-exporter")
 
@@ -167,6 +185,29 @@ class Machine(unittest.TestCase):
         self.assertGreaterEqual(last.value("hakmem_refills_total", comm="exporter_worklo"), everything)
         self.assertLess(last.value("hakmem_refills_total", comm="exporter_worklo"), everything * 1.2, "counted once")
 
+    def test_by_itself_it_shows_processes_by_pid_from_a_minute_on(self):
+        program = self.start(5000)
+        made_without_proc(program.page(), 1001, age=50)
+        made_without_proc(program.page(), 1002, age=61)
+        exporter = MachineExporter(self.folder.name, young=None)
+        self.addCleanup(exporter.stop)
+        scrape = exporter.scrape()
+        self.assertEqual(scrape.value("hakmem_exporter_pages"), 3)
+        self.assertEqual({dict(labels).get("pid") for _, labels in scrape.values}, {"other", "1002", None})
+
+    def test_a_process_that_cannot_be_looked_for_has_ended_when_it_was_silent_for_a_day(self):
+        program = self.start(5000)
+        wait_until(lambda: program.do("alloc 1 500 1000") and self.exporter.scrape().matching("hakmem_live_bytes"), "its figures")
+        day = 24 * 3600
+        made_without_proc(program.page(), 1001, age=0, silent_for=day - 60)
+        silent = made_without_proc(program.page(), 1002, age=0, silent_for=day + 60)
+        for _ in range(2):
+            scrape = self.exporter.scrape()
+            self.assertEqual({dict(labels).get("pid") for _, labels in scrape.matching("hakmem_live_bytes")},
+                             {str(program.pid), "1001"})
+            self.assertEqual(scrape.value("hakmem_refills_total", pid="other"), scrape.value("hakmem_refills_total", pid="1001"))
+        self.assertTrue(silent.exists(), "kept for a report, as that of an ended process")
+
     def contained(self, *wrapper):
         """A program in a pid namespace of its own, whose process 1 it is; with its pid here."""
         command = ["unshare", "--pid", "--fork", "--kill-child", *wrapper]
@@ -202,6 +243,15 @@ class Machine(unittest.TestCase):
             refills = scrape.value("hakmem_refills_total", pid="1", comm="exporter_worklo", container=container)
             self.assertGreater(refills, objects / 64 - 1)
             self.assertEqual(scrape.value("hakmem_exporter_pages"), 1)
+            full = self.exporter.scrape(f"?pid={pid}")
+            self.assertTrue(full.matching("hakmem_refill_objects_total", pid="1", size_class="1024"))
+            # By the pid that it has here.
+            for command, told in ((["report", str(pid)], "(pid 1), hakmem"), (["check", str(pid)], "/hakmem."),
+                                  (["top", "--once"], f"{pid} exporter_worklo")):
+                result = subprocess.run([built("hakmem"), *command], capture_output=True, text=True, timeout=20, check=False,
+                                        env=environment(preload=False, HAKMEM_PAGES=self.folder.name))
+                self.assertEqual((result.returncode, result.stderr), (0, ""), command)
+                self.assertIn(told, result.stdout)
             os.kill(pid, signal.SIGKILL)
             program.process.wait()
             ended = self.exporter.scrape()
