@@ -35,7 +35,6 @@ LABELS = {
     "Part": [("part", "kPartNames")],
     "SizeClassOccupancy": [("size_class", None), ("occupancy", "kOccupancyNames")],
     "Occupancy": [("occupancy", "kOccupancyNames")],
-    "SizeGroup": [("size", "kSizeGroupNames")],
     "AtPeak": [("kind", "kAtPeakNames")],
     "KernelState": [("state", "kKernelStateNames")],
     "CgroupFigure": [("kind", "kCgroupFigureNames")],
@@ -61,7 +60,9 @@ scraped, and by processes without one at most once a second and for at most 1 % 
 **Labels.** `size_class` is the size of one object in bytes, `large` (a run of units in a superslab) or `huge` (a
 mapping of its own). Only classes in use have rows, at most 24 by weight; the rest is summed as `other`. Twelve rows
 go to the heaviest classes of the first scrape, the others to classes that come to hold a MiB and 1 % of the heap. A
-class that was shown stays shown, and what it counted before stays in `other`, so neither ever falls. `hakmem-exporter` shows at
+class that was shown stays shown, and what it counted before stays in `other`, so neither ever falls. Lifetimes, which
+the endpoint of a process alone shows, have rows for the classes of which 16 samples and 1 % of all were freed: much may
+come and go in a class that holds little. `hakmem-exporter` shows at
 most 60 series a process, with classes summed as `all`; `/metrics?pid=N` shows process N in full. `container` is the
 start of a container's id and `unit` the systemd unit, where the cgroup of a process names one and the exporter sees
 that process, which one in another container does not. A process gets series

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "exporter/lifetimes.h"
 #include "exporter/served_pages.h"
 #include "telemetry/system.h"
 
@@ -30,16 +31,17 @@ bool descends_from_us(const telemetry::Identity& identity) {
 
 // Used by the one thread that serves.
 struct EmbeddedCollectable::State {
-  explicit State(const char* pages) : directory(pages, descends_from_us) {}
+  explicit State(const telemetry::ModuleHost& host) : lifetimes(host), directory(host.pages, descends_from_us) {}
 
   SizeClassRows rows;
+  Lifetimes lifetimes;
   PageDirectory directory;
   ExporterFigures figures;
   size_t last_exposition_bytes = 0;
 };
 
 EmbeddedCollectable::EmbeddedCollectable(const telemetry::ModuleHost& host, LeakSuspects& leaks)
-    : host_(host), leaks_(leaks), state_(new State(host.pages)) {}
+    : host_(host), leaks_(leaks), state_(new State(host)) {}
 
 std::vector<prometheus::MetricFamily> EmbeddedCollectable::collect(uint32_t full_pid) const {
   size_t bytes = 0;
@@ -52,6 +54,7 @@ std::vector<prometheus::MetricFamily> EmbeddedCollectable::collect(uint32_t full
   Exposition exposition;
   exposition.add(snapshot, state_->rows, {}, Detail::Full);
   add_pages(state_->directory, full_pid, &exposition);
+  state_->lifetimes.add_to(snapshot, &exposition);
   leaks_.add_to(&exposition);
   // Its mappings as the kernel counts them, and the series of the last scrape.
   double mapped = snapshot.gauge(metrics::Metric::kResidentBytes, static_cast<uint32_t>(metrics::Part::Telemetry));

@@ -66,6 +66,24 @@ Labels with(const Labels& labels, const char* name, std::string value) {
   return extended;
 }
 
+// A summary has the count and the sum alone.
+ClientMetric histogram(Metric metric, Labels labels, const uint64_t* slots, Detail detail) {
+  ClientMetric result;
+  result.label = std::move(labels);
+  uint64_t count = 0;
+  for (uint32_t bucket = 0; bucket < metrics::kHistogramBuckets; ++bucket) {
+    count += slots[bucket];
+    bool last = bucket + 1 == metrics::kHistogramBuckets;
+    if (detail == Detail::Summary && !last) continue;
+    double bound = last ? std::numeric_limits<double>::infinity()
+                        : static_cast<double>(metrics::scale_of(metric).bound(bucket)) / 1e9;
+    result.histogram.bucket.push_back({count, bound});
+  }
+  result.histogram.sample_count = count;
+  result.histogram.sample_sum = static_cast<double>(slots[metrics::kHistogramBuckets]) / 1e9;
+  return result;
+}
+
 }  // namespace
 
 // Adds the series of one process.
@@ -168,26 +186,14 @@ class Exposition::Writer {
     return is_ratio && weights != 0 ? sum / weights : sum;
   }
 
-  // A summary has the count and the sum alone.
   void write_histograms(Metric metric) {
     LabelSet labels = metrics::shape_of(metric).labels;
     for (uint32_t index = 0; index < metrics::cardinality(labels); ++index) {
-      ClientMetric histogram;
-      histogram.label = with(process_, label_name(labels), label_value(labels, index));
-      uint32_t first = index * metrics::kHistogramSlots;
-      uint64_t count = 0;
-      for (uint32_t bucket = 0; bucket < metrics::kHistogramBuckets; ++bucket) {
-        count += snapshot_.counter(metric, first + bucket);
-        bool last = bucket + 1 == metrics::kHistogramBuckets;
-        if (detail_ == Detail::Summary && !last) continue;
-        double bound = last ? std::numeric_limits<double>::infinity()
-                            : static_cast<double>(metrics::scale_of(metric).bound(bucket)) / 1e9;
-        histogram.histogram.bucket.push_back({count, bound});
-      }
-      histogram.histogram.sample_count = count;
-      histogram.histogram.sample_sum =
-          static_cast<double>(snapshot_.counter(metric, first + metrics::kHistogramBuckets)) / 1e9;
-      families_[static_cast<size_t>(metric)].metric.push_back(std::move(histogram));
+      uint64_t slots[metrics::kHistogramSlots];
+      for (uint32_t slot = 0; slot < metrics::kHistogramSlots; ++slot)
+        slots[slot] = snapshot_.counter(metric, index * metrics::kHistogramSlots + slot);
+      families_[static_cast<size_t>(metric)].metric.push_back(
+          histogram(metric, with(process_, label_name(labels), label_value(labels, index)), slots, detail_));
     }
   }
 
@@ -222,6 +228,11 @@ void Exposition::add_served(Metric metric, double value, const std::string& labe
   const MetricShape& shape = metrics::shape_of(metric);
   Labels labels = with({}, label_name(shape.labels), label_value);
   families_[static_cast<size_t>(metric)].metric.push_back(series(shape.kind, std::move(labels), value));
+}
+
+void Exposition::add_served(Metric metric, const uint64_t* slots, const std::string& size_class) {
+  families_[static_cast<size_t>(metric)].metric.push_back(
+      histogram(metric, with({}, "size_class", size_class), slots, Detail::Full));
 }
 
 std::vector<MetricFamily> Exposition::take() {
@@ -282,7 +293,6 @@ bool in_summary(Metric metric) {
     case Metric::kPurgeHoldBack:
     case Metric::kLastPurge:
     case Metric::kSlowCallTime:
-    case Metric::kSampledLifetime:
     case Metric::kFirstTouchedPages:
     case Metric::kKernelCalls:
     case Metric::kKernelCallTime:

@@ -34,6 +34,9 @@ class Exposition {
   // The same where the value of the label is not of the catalogue.
   void add_served(metrics::Metric metric, double value, const std::string& label_value);
 
+  // A histogram of one size class, of kHistogramSlots slots.
+  void add_served(metrics::Metric metric, const uint64_t* slots, const std::string& size_class);
+
   // The families that have series, in the order of the catalogue.
   std::vector<prometheus::MetricFamily> take();
 

@@ -18,7 +18,6 @@ const char* label_name(LabelSet labels) {
     case LabelSet::MemoryError: return "kind";
     case LabelSet::SizeClassOccupancy:
     case LabelSet::Occupancy: return "occupancy";
-    case LabelSet::SizeGroup: return "size";
     case LabelSet::Site: return "site";
     case LabelSet::Step: return "step";
     case LabelSet::KernelCall:
@@ -43,7 +42,6 @@ const char* label_value(LabelSet labels, uint32_t index) {
     case LabelSet::Fragmentation: return metrics::kFragmentationNames[index];
     case LabelSet::SizeClassOccupancy:
     case LabelSet::Occupancy: return metrics::kOccupancyNames[index];
-    case LabelSet::SizeGroup: return metrics::kSizeGroupNames[index];
     case LabelSet::AtPeak: return metrics::kAtPeakNames[index];
     case LabelSet::BytesKind: return metrics::kBytesKindNames[index];
     case LabelSet::Step: return metrics::kRefillStepNames[index];

@@ -74,6 +74,7 @@ struct HeapProfile {
   uint64_t peak_time;
   std::atomic<uint64_t> dropped;
   Suspects suspects;
+  LifetimeFigures lifetimes;
 };
 HAKMEM_HIDDEN extern HeapProfile profile;
 

@@ -18,7 +18,6 @@ constinit thread_local bool is_inside = false;
 
 namespace {
 
-constexpr uint32_t kShard = 0;  // of the counters: the lock lets one thread at a time count
 constexpr size_t kMaxStack = 48;
 
 void begin_anew() {
@@ -31,6 +30,7 @@ void begin_anew() {
   profile.live_samples = 0;
   profile.live_bytes = profile.peak_bytes = profile.peak_number = profile.peak_time = 0;
   profile.suspects.count = 0;
+  profile.lifetimes = {};
 }
 
 void drop() { profile.dropped.fetch_add(1, std::memory_order_relaxed); }
@@ -112,11 +112,16 @@ void subtract_live(const LiveSample& sample) {
   profile.live_bytes -= amounts.bytes;
 }
 
-void count_freed(Site& site, uint64_t weight, uint64_t lifetime) {
+void count_freed(const LiveSample& sample, uint64_t lifetime) {
+  Site& site = profile.sites[sample.site - 1];
   size_t group = 0;
   while (group + 1 < kAgeGroups && lifetime >= kAgeBounds[group]) ++group;
-  site.freed[group].objects += weight;
-  site.freed[group].seconds += static_cast<double>(weight) / kPartsOfObject * static_cast<double>(lifetime) / 1e9;
+  site.freed[group].objects += sample.weight;
+  site.freed[group].seconds +=
+      static_cast<double>(sample.weight) / kPartsOfObject * static_cast<double>(lifetime) / 1e9;
+  uint64_t* slots = profile.lifetimes.slots[sample.size_class];
+  ++slots[metrics::histogram_bucket(lifetime, metrics::kLifetimes)];
+  slots[metrics::kHistogramBuckets] += lifetime;
 }
 
 // After `live` of a sample's site has changed for good.
@@ -247,10 +252,7 @@ void on_sample_free(const void* address) {
   uint32_t place = link_out(reinterpret_cast<uintptr_t>(address));
   if (place == 0) return;
   const LiveSample& sample = profile.samples[place - 1];
-  uint64_t lifetime = now - sample.time;
-  count_freed(profile.sites[sample.site - 1], sample.weight, lifetime);
-  auto group = static_cast<uint32_t>(metrics::size_group(sample.allocated));
-  metrics::observe_time<metrics::Metric::kSampledLifetime>(kShard, group, lifetime);
+  count_freed(sample, now - sample.time);
   remove(place);
 }
 
@@ -328,6 +330,13 @@ bool copy_profile(SiteFigures* sites, size_t site_capacity, SampleFigures* sampl
   ptrdiff_t count = copy_books(sites, site_capacity, samples, sample_capacity, totals);
   for (ptrdiff_t i = 0; i < count; ++i) samples[i].pinned = pinned_by(samples[i]);
   return count >= 0;
+}
+
+bool copy_lifetimes(LifetimeFigures* result) {
+  ReadingScope scope;
+  if (!scope) return false;
+  *result = profile.lifetimes;
+  return true;
 }
 
 void visit_profile_mappings(void (*visit)(void*, uintptr_t, size_t), void* context) {

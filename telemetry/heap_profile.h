@@ -35,6 +35,9 @@ void exclude_this_thread();
 bool copy_profile(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
                   ProfileTotals* totals);
 
+// Of all samples that were freed. False when the profile cannot be had just now. Any thread.
+bool copy_lifetimes(LifetimeFigures* result);
+
 // Calls `visit` with every range that the profile has used of its mappings.
 void visit_profile_mappings(void (*visit)(void*, uintptr_t address, size_t bytes), void* context);
 

@@ -9,7 +9,7 @@
 
 namespace hakmem::telemetry {
 
-inline constexpr uint32_t kModuleInterface = 6;
+inline constexpr uint32_t kModuleInterface = 7;
 
 // Handed to the module; lives as long as the process.
 struct ModuleHost {
@@ -25,6 +25,7 @@ struct ModuleHost {
   // The heap profile as of one moment: telemetry/heap_profile.h.
   bool (*copy_profile)(SiteFigures* sites, size_t site_capacity, SampleFigures* samples, size_t sample_capacity,
                        ProfileTotals* totals);
+  bool (*copy_lifetimes)(LifetimeFigures* result);
   // Call sites that keep growing: telemetry/growth_watch.h.
   size_t (*copy_suspects)(SiteFigures* sites, size_t capacity);
   // The module opened or closed a socket, which a forked child must close.

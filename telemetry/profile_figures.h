@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/metrics/catalogue.h"
 #include "allocator/metrics/sample_weight.h"
 #include "telemetry/growth.h"
 
@@ -30,6 +31,12 @@ inline constexpr uint64_t kAgeBounds[] = {1'000'000, 30'000'000, 1'000'000'000, 
 inline constexpr size_t kAgeGroups = sizeof kAgeBounds / sizeof *kAgeBounds + 1;
 inline constexpr const char* kAgeNames[kAgeGroups] = {"below 1 ms",   "1 ms to 30 ms", "30 ms to 1 s",
                                                       "1 s to 1 min", "1 min to 1 h",  "above 1 h"};
+
+// How long the samples of each size class had lived when they were freed: buckets and sum by
+// metrics::kLifetimes, not weighted.
+struct LifetimeFigures {
+  uint64_t slots[metrics::kSizeClassCount][metrics::kHistogramSlots];
+};
 
 // One call site: a stack that allocated.
 struct SiteFigures {

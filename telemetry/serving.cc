@@ -346,6 +346,7 @@ void start_serving() {
                   environment_text(Variable::kAuth),
                   refresh,
                   copy_profile,
+                  copy_lifetimes,
                   copy_suspects,
                   socket_opened,
                   socket_closed,

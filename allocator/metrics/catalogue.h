@@ -29,8 +29,6 @@ enum class BytesKind : uint8_t { Reserved, Committed, InUse, kCount };
 enum class Fragmentation : uint8_t { Internal, External, kCount };
 // Slabs by the share of their blocks that are handed out, superslabs by the share of their units in slabs.
 enum class Occupancy : uint8_t { To25, To50, To75, To100, kCount };
-// Objects by their allocated size.
-enum class SizeGroup : uint8_t { To64, To512, To4096, To32768, Larger, kCount };
 // At the moment when the program held most.
 enum class AtPeak : uint8_t { Live, HeapResident, kCount };
 enum class Part : uint8_t {
@@ -100,7 +98,6 @@ enum class LabelSet : uint8_t {
   BytesKind,
   Fragmentation,
   Occupancy,
-  SizeGroup,
   AtPeak,
   Part,
   KernelState,
@@ -129,7 +126,6 @@ constexpr uint32_t cardinality(LabelSet labels) {
     case LabelSet::BytesKind: return kCountOf<metrics::BytesKind>;
     case LabelSet::Fragmentation: return kCountOf<metrics::Fragmentation>;
     case LabelSet::Occupancy: return kCountOf<metrics::Occupancy>;
-    case LabelSet::SizeGroup: return kCountOf<metrics::SizeGroup>;
     case LabelSet::AtPeak: return kCountOf<metrics::AtPeak>;
     case LabelSet::Part: return kCountOf<metrics::Part>;
     case LabelSet::KernelState: return kCountOf<metrics::KernelState>;
@@ -201,13 +197,6 @@ constexpr uint32_t histogram_bucket(uint64_t nanoseconds, HistogramScale scale =
   return bucket < kHistogramBuckets ? bucket : kHistogramBuckets - 1;
 }
 
-constexpr SizeGroup size_group(uint64_t bytes) {
-  uint64_t bound = 64;
-  uint32_t group = 0;
-  for (; bytes > bound && group + 1 < kCountOf<SizeGroup>; ++group) bound *= 8;
-  return static_cast<SizeGroup>(group);
-}
-
 // Names and help texts, for whoever shows metrics. Never used by the allocator,
 // so the release library does not contain them.
 struct MetricText {
@@ -233,7 +222,6 @@ inline constexpr std::array kLockNames{"thread_registry", "shared_pool", "sample
 inline constexpr std::array kBytesKindNames{"reserved", "committed", "in_use"};
 inline constexpr std::array kFragmentationNames{"internal", "external"};
 inline constexpr std::array kOccupancyNames{"0-25", "25-50", "50-75", "75-100"};
-inline constexpr std::array kSizeGroupNames{"0-64", "64-512", "512-4096", "4096-32768", "32768-"};
 inline constexpr std::array kAtPeakNames{"live", "heap_resident"};
 inline constexpr std::array kPartNames{
     "live",   "internal_fragmentation", "thread_cache", "slab_free", "empty_slab", "retained", "metadata", "telemetry",
@@ -263,7 +251,6 @@ static_assert(kLockNames.size() == kCountOf<Lock>);
 static_assert(kBytesKindNames.size() == kCountOf<BytesKind>);
 static_assert(kFragmentationNames.size() == kCountOf<Fragmentation>);
 static_assert(kOccupancyNames.size() == kCountOf<Occupancy>);
-static_assert(kSizeGroupNames.size() == kCountOf<SizeGroup>);
 static_assert(kAtPeakNames.size() == kCountOf<AtPeak>);
 static_assert(kPartNames.size() == kCountOf<Part>);
 static_assert(kKernelStateNames.size() == kCountOf<KernelState>);

@@ -52,17 +52,17 @@ export const holders: RowSpec = {
     },
     {
       kind: 'series',
-      title: 'Lifetimes: p50 and p90 by size',
-      about: 'Objects of one size that live for very different times leave slabs part-full.',
+      title: 'Lifetimes: p50 and p90 by size class',
+      about: 'Objects of one class that live for very different times leave slabs part-full. The ten classes of which most samples were freed.',
       unit: 's',
       width: 12,
       height: 10,
       linesOnly: true,
       queries: [0.5, 0.9].map((quantile) => ({
         expr:
-          `histogram_quantile(${quantile}, sum by (le, size) (${rate('hakmem_sampled_lifetime_seconds_bucket')}))` +
-          ` and on (size) (sum by (size) (${rate('hakmem_sampled_lifetime_seconds_count')}) > 0)`,
-        legend: `{{size}} p${quantile * 100}`,
+          `histogram_quantile(${quantile}, sum by (le, size_class) (${rate('hakmem_sampled_lifetime_seconds_bucket')}))` +
+          ` and on (size_class) topk(10, sum by (size_class) (${rate('hakmem_sampled_lifetime_seconds_count')}) > 0)`,
+        legend: `{{size_class}} p${quantile * 100}`,
       })),
     },
   ],

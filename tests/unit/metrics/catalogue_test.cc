@@ -71,16 +71,5 @@ TEST(Catalogue, HistogramBuckets) {
   }
 }
 
-TEST(Catalogue, SizeGroups) {
-  uint64_t bytes = 64;
-  for (uint32_t group = 0; group + 1 < kCountOf<SizeGroup>; ++group, bytes *= 8) {
-    EXPECT_EQ(kSizeGroupNames[group], std::to_string(group == 0 ? 0 : bytes / 8) + "-" + std::to_string(bytes));
-    EXPECT_EQ(size_group(bytes), static_cast<SizeGroup>(group));
-    EXPECT_EQ(size_group(bytes + 1), static_cast<SizeGroup>(group + 1));
-  }
-  EXPECT_EQ(size_group(1), SizeGroup::To64);
-  EXPECT_EQ(size_group(UINT64_MAX), SizeGroup::Larger);
-}
-
 }  // namespace
 }  // namespace hakmem::metrics
