@@ -3,13 +3,15 @@
 
     bench/trees/scrape.py machine [--processes 500] [--scrapes 50]
     bench/trees/scrape.py endpoint [--threads 1000] [--gibibytes 10] [--scrapes 200]
+    bench/trees/scrape.py account [--gibibytes 10] [--rounds 5]
     bench/trees/scrape.py children [--children 10000] [--rounds 5]
 
 Every process is real and runs under build/telemetry/libhakmem-telemetry.so (./run
 build release telemetry builds what is needed). The first prints the time of a
 scrape of /metrics seen by the client, its series, and the exporter's memory; the
-second the same of one process; the third what the preload costs a shell for each
-child, by whole shells in turn with and without.
+second the same of one process; the third the most that no part of the account explains
+while a process grows to so many GiB and becomes full of holes; the last what the preload
+costs a shell for each child, by whole shells in turn with and without.
 """
 
 import argparse
@@ -103,21 +105,60 @@ def machine(options):
             exporter.wait()
 
 
+# Grows to so many bytes, of blocks of 16 bytes to 256 KiB, and frees two of three of them, by chance; in the end nearly all.
+HOLES = """
+import random, sys
+blocks, held, limit, rounds = [], 0, int(sys.argv[1]) << 30, int(sys.argv[2])
+for round in range(rounds):
+    while held < limit:
+        blocks.append(b"x" * int(2 ** random.uniform(4, 18)))
+        held += len(blocks[-1])
+    for share in (1 / 3, 1 / 30)[:1 + (round + 1 == rounds)]:
+        blocks = [block for block in blocks if random.random() < share]
+        held = sum(map(len, blocks))
+"""
+
+
+def account(options):
+    """One process that grows and shrinks, scraped all the while."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as pages:
+        program = subprocess.Popen(["/usr/bin/python3", "-c", HOLES, str(options.gibibytes), str(options.rounds)],
+                                   env=preloaded(HAKMEM_LISTEN=f"127.0.0.1:{port}", HAKMEM_PAGES=pages, PYTHONMALLOC="malloc"))
+        looks = []
+        try:
+            wait_for(port)
+            while program.poll() is None:
+                text = scrape(port)
+                looks.append([float(re.search(rf"^hakmem_{name}_bytes (\S+)$", text, re.M).group(1))
+                              for name in ("resident_unexplained", "process_resident")])
+        except OSError:
+            pass  # it has ended
+        finally:
+            program.kill()
+            program.wait()
+    worst, resident = max(looks, key=lambda look: abs(look[0]))
+    beyond = sum(abs(unexplained) > max(1 << 20, resident / 50) for unexplained, resident in looks)
+    print(f"{len(looks)} scrapes, at most {max(resident for _, resident in looks) / (1 << 30):.1f} GiB resident; the most that is "
+          f"unexplained: {worst / 1024:.0f} KiB of {resident / (1 << 20):.0f} MiB; beyond 2 % and 1 MiB: {beyond}")
+
+
 def endpoint(options):
     """One process: threads that hold blocks of many classes, and slabs of which one page each is touched."""
     port = free_port()
-    program = subprocess.Popen([WIDE_PROCESS, str(options.threads), str(options.gibibytes)],
-                               env=preloaded(HAKMEM_LISTEN=f"127.0.0.1:{port}"), stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)
-    try:
-        print(program.stdout.readline().decode().strip())
-        wait_for(port)
-        times, text = measure(port, options.scrapes)
-        print_times(f"{options.threads} threads, {options.gibibytes} GiB of slabs", times, text)
-        print(f"process: {resident_mib(program.pid):.0f} MiB resident")
-    finally:
-        program.kill()
-        program.wait()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as pages:
+        program = subprocess.Popen([WIDE_PROCESS, str(options.threads), str(options.gibibytes)],
+                                   env=preloaded(HAKMEM_LISTEN=f"127.0.0.1:{port}", HAKMEM_PAGES=pages),
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            print(program.stdout.readline().decode().strip())
+            wait_for(port)
+            times, text = measure(port, options.scrapes)
+            print_times(f"{options.threads} threads, {options.gibibytes} GiB of slabs", times, text)
+            print(f"process: {resident_mib(program.pid):.0f} MiB resident")
+        finally:
+            program.kill()
+            program.wait()
 
 
 def children(options):
@@ -139,7 +180,7 @@ def children(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["machine", "endpoint", "children"])
+    parser.add_argument("what", choices=["machine", "endpoint", "account", "children"])
     parser.add_argument("--processes", type=int, default=500)
     parser.add_argument("--scrapes", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1000)
@@ -147,7 +188,7 @@ def main():
     parser.add_argument("--children", type=int, default=10000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    {"machine": machine, "endpoint": endpoint, "children": children}[options.what](options)
+    {"machine": machine, "endpoint": endpoint, "account": account, "children": children}[options.what](options)
 
 
 if __name__ == "__main__":
