@@ -49,7 +49,7 @@ struct Walk {
   uint64_t turns;  // walks in which each superslab is asked once
   // Of the superslab being visited.
   const KnownSuperslab* superslab;
-  size_t unit_bytes;
+  uint32_t unit_shift;  // log2 of the bytes of a unit, as a division for each of many slabs takes long
   uint32_t carved;
 };
 
@@ -87,8 +87,8 @@ void ask(const metrics::SuperslabView& view, KnownSuperslab* result) {
 
 // Resident bytes of a range of units of the superslab being visited.
 uint64_t resident_here(const Walk& walk, uintptr_t address, size_t bytes) {
-  size_t first = (address - walk.superslab->address) / walk.unit_bytes;
-  size_t end = first + bytes / walk.unit_bytes;
+  size_t first = (address - walk.superslab->address) >> walk.unit_shift;
+  size_t end = first + (bytes >> walk.unit_shift);
   if (first >= kMaxUnits || end > kMaxUnits) return 0;
   uint64_t resident = 0;
   for (size_t unit = first; unit < end; ++unit) resident += walk.superslab->unit_pages[unit];
@@ -103,7 +103,7 @@ void add_large(HeapTotals* totals, uint64_t requested, uint64_t resident) {
 
 // The quarter that a share of `whole` lies in; `part` is not 0.
 size_t quarter_of(uint64_t part, uint64_t whole) {
-  return std::min<uint64_t>((4 * part - 1) / std::max(whole, part), 3);
+  return size_t{4 * part > whole} + size_t{4 * part > 2 * whole} + size_t{4 * part > 3 * whole};
 }
 
 void visit_slab(void* context, const metrics::SlabView& slab) {
@@ -155,7 +155,7 @@ void visit_superslab(void* context, const metrics::SuperslabView& superslab) {
   bool is_asked = must_ask(&walk, superslab, *last);
   if (is_asked) ask(superslab, last);
   walk.superslab = last;
-  walk.unit_bytes = superslab.unit_bytes;
+  walk.unit_shift = static_cast<uint32_t>(__builtin_ctzll(superslab.unit_bytes));
   walk.carved = 0;
   for (uint32_t units = superslab.free_units_mask; units != 0; units &= units - 1)
     totals.retained_resident += last->unit_pages[__builtin_ctz(units)] * kKernelPageBytes;

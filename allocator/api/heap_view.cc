@@ -20,7 +20,15 @@ size_t view_class_bytes(uint32_t size_class) {
   return size_class < kSizeClassCount ? kClassShapes[size_class].block_bytes : 0;
 }
 
+// None of what a view reads is in a cache, so that each first look at it would wait for memory.
 constexpr uint32_t kAhead = 4;  // superslabs
+constexpr uint32_t kSlabsAhead = 6;
+constexpr size_t kLineBytes = 64;
+
+void fetch_ahead(const void* address, size_t bytes) {
+  auto* lines = static_cast<const char*>(address);
+  for (size_t offset = 0; offset < bytes; offset += kLineBytes) __builtin_prefetch(lines + offset);
+}
 
 HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::SuperslabView&), void* argument) {
   uint32_t first = 0;  // a reservation is full before the next one is made, so that numbers stay
@@ -29,7 +37,6 @@ HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::Su
     auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
     uint32_t committed = reservation.committed.load(std::memory_order_acquire);
     for (uint32_t i = 0; i < committed; ++i) {
-      // None of them is in a cache, and each stands alone.
       if (i + 2 * kAhead < committed) __builtin_prefetch(&slabs[size_t{i + 2 * kAhead} * kUnitsPerSuperslab].superslab);
       if (i + kAhead < committed) __builtin_prefetch(slabs[size_t{i + kAhead} * kUnitsPerSuperslab].superslab);
       const Superslab* superslab = slabs[size_t{i} * kUnitsPerSuperslab].superslab;
@@ -77,6 +84,7 @@ HAKMEM_READS_RACILY void visit_slabs(uintptr_t superslab, void (*visit)(void*, c
       reinterpret_cast<Slab*>(location.reservation->metadata) + size_t{location.superslab} * kUnitsPerSuperslab;
   for (uint32_t i = 0; i < kUnitsPerSuperslab;) {
     const Slab& slab = slabs[i];
+    fetch_ahead(&slab + kSlabsAhead, sizeof slab);  // behind the last one are those of the next superslab
     SlabState state = slab.state;
     uint32_t units = slab.units;
     if (state == SlabState::Free || units == 0 || units > kUnitsPerSuperslab - i) {
@@ -105,6 +113,7 @@ void visit_huge(void (*visit)(void*, const metrics::HugeView&), void* argument) 
 
 HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::ThreadCacheView&), void* argument) {
   for (ThreadCache* cache = first_registered_cache(); cache != nullptr; cache = cache->next_registered) {
+    if (cache->next_registered != nullptr) fetch_ahead(cache->next_registered, sizeof cache->bins);
     ThreadCache::Use use = cache->use.load(std::memory_order_relaxed);
     if (use != ThreadCache::Use::kThread && use != ThreadCache::Use::kLate) continue;
     metrics::ThreadCacheView view{};
