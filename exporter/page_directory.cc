@@ -95,7 +95,12 @@ void PageDirectory::refresh() {
     auto& [name, page] = *entry;
     Identity identity{};
     parse_name(name, &identity);
-    if (!page.pid_here) page.pid_here = processes.pid_of(identity);
+    // After the walk: all processes that have a page are there when /proc is read.
+    if (!page.pid_here && !find_process(page, processes.pid_of(identity))) {
+      skip(PageProblem::ForeignOwner, name, page.inode);
+      entry = pages_.erase(entry);
+      continue;
+    }
     // Asked before the page is read: what is read then is final.
     bool gone = has_ended(identity, *page.pid_here);
     bool keep = read(page, name) && page.seen;
@@ -104,6 +109,12 @@ void PageDirectory::refresh() {
     if (!keep) leave(page, name, gone);
     entry = keep ? std::next(entry) : pages_.erase(entry);
   }
+}
+
+bool PageDirectory::find_process(Page& page, uint32_t pid_here) {
+  page.pid_here = pid_here;
+  struct stat status {};
+  return fstat(page.fd, &status) == 0 && is_its_own(status, pid_here);
 }
 
 bool PageDirectory::is_silent(const Page& page) {
@@ -145,14 +156,9 @@ void PageDirectory::visit_file(int directory, const std::string& name,
     skip(PageProblem::Unreadable, name, status.st_ino);
     return;
   }
-  if (fstat(fd, &status) != 0 || !is_its_own(status, is_of_this_namespace(identity) ? identity.pid : 0)) {
-    close(fd);
-    skip(PageProblem::ForeignOwner, name, status.st_ino);
-    return;
-  }
   Page& page = pages_[name];
   page.fd = fd;
-  page.inode = status.st_ino;
+  page.inode = fstat(fd, &status) == 0 ? status.st_ino : 0;
   page.seen = true;
 }
 

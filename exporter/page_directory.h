@@ -95,6 +95,8 @@ class PageDirectory {
 
  private:
   void visit_file(int directory, const std::string& name, const std::map<std::string, ino_t>& left_out_before);
+  // False when the page may not speak for the process.
+  static bool find_process(Page& page, uint32_t pid_here);
   // False when the page is to be forgotten.
   bool read(Page& page, const std::string& name);
   void note_change(Page& page);

@@ -208,13 +208,13 @@ class Machine(unittest.TestCase):
             self.assertEqual(scrape.value("hakmem_refills_total", pid="other"), scrape.value("hakmem_refills_total", pid="1001"))
         self.assertTrue(silent.exists(), "kept for a report, as that of an ended process")
 
-    def contained(self, *wrapper):
+    def contained(self, *wrapper, pages=None):
         """A program in a pid namespace of its own, whose process 1 it is; with its pid here."""
         command = ["unshare", "--pid", "--fork", "--kill-child", *wrapper]
         if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
             self.skipTest("no pid namespace can be had here")
-        program = Program(*command, "env", f"LD_PRELOAD={library()}", workload(), listen=False, pages=self.folder.name,
-                          LD_PRELOAD="", HAKMEM_SAMPLE_BYTES="0")
+        program = Program(*command, "env", f"LD_PRELOAD={library()}", workload(), listen=False,
+                          pages=pages or self.folder.name, LD_PRELOAD="", HAKMEM_SAMPLE_BYTES="0")
         self.addCleanup(program.__exit__)
         program.do("try 1")
         with open(f"/proc/{program.pid}/task/{program.pid}/children", encoding="ascii") as children:
@@ -269,6 +269,26 @@ class Machine(unittest.TestCase):
             self.addCleanup(later.stop)
             self.assertEqual(later.scrape().value("hakmem_exporter_pages"), 0)
             self.assertGreater(later.scrape().value("hakmem_refills_total", pid="other"), 15000 / 64 - 2)
+
+    def test_a_page_that_another_user_made_for_a_process_of_a_container_is_not_shown(self):
+        if os.geteuid() != 0:
+            self.skipTest("only root makes files of others")
+        own = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(own.cleanup)
+        program, _ = self.contained("--mount-proc", pages=own.name)
+        program.do("alloc 0 5000 1000")
+        page, = pathlib.Path(own.name).iterdir()
+        forged = pathlib.Path(self.folder.name, page.name)
+        for owner, skipped in ((65534, 1), (65534, 2), (0, 2)):
+            new = forged.with_suffix(".new")
+            new.write_bytes(page.read_bytes())
+            os.chown(new, owner, owner)
+            new.rename(forged)
+            scrape = self.exporter.scrape()
+            self.assertEqual(bool(scrape.matching("hakmem_refills_total")), owner == 0)
+            self.assertEqual(scrape.value("hakmem_exporter_pages_skipped_total", problem="foreign_owner"), skipped)
+            self.assertTrue(forged.exists())
+        self.assertIn(f"hakmem: {forged} is left out: foreign_owner", self.exporter.told())
 
     def test_what_sandboxes_leave_of_telemetry_is_shown(self):
         os.chmod(self.folder.name, 0o1777)
