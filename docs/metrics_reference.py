@@ -61,8 +61,9 @@ scraped, and by processes without one at most once a second and for at most 1 % 
 mapping of its own). Only classes in use have rows, at most 24 by weight; the rest is summed as `other`. Twelve rows
 go to the heaviest classes of the first scrape, the others to classes that come to hold a MiB and 1 % of the heap. A
 class that was shown stays shown, and what it counted before stays in `other`, so neither ever falls. Lifetimes, which
-the endpoint of a process alone shows, have rows for the classes of which 16 samples and 1 % of all were freed: much may
-come and go in a class that holds little. `hakmem-exporter` shows at
+the endpoint of a process alone shows, have rows for the classes of which 16 samples and 1 % of all were freed, at
+most 24 by samples: much may come and go in a class that holds little. Large and huge need no such share, and half of
+the rows are held back for classes that come to 256 samples. `hakmem-exporter` shows at
 most 60 series a process, with classes summed as `all`; `/metrics?pid=N` shows process N in full. `container` is the
 start of a container's id and `unit` the systemd unit, where the cgroup of a process names one and the exporter sees
 that process, which one in another container does not. A process gets series

@@ -1,18 +1,20 @@
 #include "exporter/lifetimes.h"
 
-#include <algorithm>
-#include <iterator>
 #include <numeric>
+#include <vector>
 
 #include "exporter/labels.h"
+#include "exporter/size_class_rows.h"
 
 namespace hakmem::exporter {
 namespace {
 
-// Of a class that gets a histogram of its own, and as a share of all samples that were freed:
-// while a program starts many classes have a few.
-constexpr uint64_t kMinSamples = 16;
-constexpr uint64_t kMinShare = 100;  // one in so many
+// Of a class that gets a histogram of its own, and, but for large and huge, as a share of all
+// samples that were freed: while a program starts many classes have a few.
+constexpr double kMinSamples = 16;
+constexpr double kMinShare = 0.01;
+// Of a class that gets one of the rows that are held back.
+constexpr double kHeavySamples = 256;
 
 uint64_t samples_of(const uint64_t (&slots)[metrics::kHistogramSlots]) {
   return std::accumulate(slots, slots + metrics::kHistogramBuckets, uint64_t{0});
@@ -21,13 +23,18 @@ uint64_t samples_of(const uint64_t (&slots)[metrics::kHistogramSlots]) {
 }  // namespace
 
 void Lifetimes::give_rows() {
-  uint64_t all = 0;
-  for (const auto& slots : now_.slots) all += samples_of(slots);
-  for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount && rows_ < kMaxSizeClassRows; ++size_class) {
-    uint64_t samples = samples_of(now_.slots[size_class]);
-    if (has_row_[size_class] || samples < kMinSamples || samples < all / kMinShare) continue;
+  ClassWeights samples{};
+  for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
+    samples[size_class] = static_cast<double>(samples_of(now_.slots[size_class]));
+  double all = std::accumulate(samples.begin(), samples.end(), 0.0);
+  std::vector<uint32_t> candidates;
+  for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class) {
+    bool is_share = !is_slab_class(size_class) || samples[size_class] >= all * kMinShare;
+    if (!has_row_[size_class] && samples[size_class] >= kMinSamples && is_share) candidates.push_back(size_class);
+  }
+  for (uint32_t size_class : classes_to_show(candidates, samples, slab_rows_, kHeavySamples)) {
     has_row_[size_class] = true;
-    ++rows_;
+    if (is_slab_class(size_class)) ++slab_rows_;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "exporter/labels.h"
 
@@ -26,13 +27,10 @@ double weight(const telemetry::Snapshot& snapshot, uint32_t size_class) {
   return bytes + static_cast<double>(refill_objects(snapshot, size_class)) * block / 1024;
 }
 
-// Rows given to whoever is there; the others are for classes that hold this
-// much and this share of the heap.
+// Rows given to whoever is there.
 constexpr size_t kFirstRows = 12;
 constexpr double kHeavyBytes = 1 << 20;
 constexpr double kHeavyShare = 0.01;
-
-bool is_slab_class(uint32_t size_class) { return size_class < metrics::kSlabClassCount; }
 
 bool in_use(const telemetry::Snapshot& snapshot, uint32_t size_class) {
   if (!has_class(snapshot, size_class)) return false;
@@ -46,25 +44,32 @@ bool has_class(const telemetry::Snapshot& snapshot, uint32_t size_class) {
   return !is_slab_class(size_class) || snapshot.class_bytes[size_class] != 0;
 }
 
+std::vector<uint32_t> classes_to_show(std::vector<uint32_t> candidates, const ClassWeights& weights, size_t slab_rows,
+                                      double heavy) {
+  double all = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [&](uint32_t a, uint32_t b) { return weights[a] > weights[b]; });
+  std::vector<uint32_t> shown;
+  for (uint32_t size_class : candidates) {
+    bool is_heavy = weights[size_class] >= heavy && weights[size_class] >= all * kHeavyShare;
+    if (is_slab_class(size_class) && slab_rows >= (is_heavy ? kMaxSlabClassRows : kFirstRows)) continue;
+    if (is_slab_class(size_class)) ++slab_rows;
+    shown.push_back(size_class);
+  }
+  return shown;
+}
+
 void SizeClassRows::update(const telemetry::Snapshot& snapshot) {
+  ClassWeights weights{};
   std::vector<uint32_t> candidates;
-  double total = 0;
   for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class) {
-    total += weight(snapshot, size_class);
+    weights[size_class] = weight(snapshot, size_class);
     if (!is_shown_[size_class] && in_use(snapshot, size_class)) candidates.push_back(size_class);
   }
-  std::stable_sort(candidates.begin(), candidates.end(),
-                   [&](uint32_t a, uint32_t b) { return weight(snapshot, a) > weight(snapshot, b); });
-  for (uint32_t size_class : candidates) {
-    double own = weight(snapshot, size_class);
-    auto slab_rows = static_cast<size_t>(std::count_if(shown_.begin(), shown_.end(), is_slab_class));
-    bool is_heavy = own >= kHeavyBytes && own >= total * kHeavyShare;
-    if (!is_slab_class(size_class) || slab_rows < kFirstRows || (is_heavy && slab_rows < kMaxSlabClassRows)) {
-      show(size_class, snapshot);
-    } else {
-      was_other_[size_class] = has_other_ = true;
-    }
-  }
+  auto slab_rows = static_cast<size_t>(std::count_if(shown_.begin(), shown_.end(), is_slab_class));
+  for (uint32_t size_class : classes_to_show(candidates, weights, slab_rows, kHeavyBytes)) show(size_class, snapshot);
+  for (uint32_t size_class : candidates)
+    if (!is_shown_[size_class]) was_other_[size_class] = has_other_ = true;
   std::sort(shown_.begin(), shown_.end());
 }
 

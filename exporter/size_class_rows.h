@@ -4,6 +4,7 @@
 // starts. Large and huge have rows whenever they are in use.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -16,6 +17,16 @@ inline constexpr size_t kMaxSlabClassRows = kMaxSizeClassRows - 2;
 
 // Whether the process has the class: one without a size it has not, whatever its page counts there.
 bool has_class(const telemetry::Snapshot& snapshot, uint32_t size_class);
+
+inline bool is_slab_class(uint32_t size_class) { return size_class < metrics::kSlabClassCount; }
+
+using ClassWeights = std::array<double, metrics::kSizeClassCount>;
+
+// Of the candidates, which have no rows yet, those that get them now, the heaviest first; so many
+// slab classes have theirs. The first rows go to whoever is there, those that are held back to
+// classes of at least the weight `heavy` and 1 % of all.
+std::vector<uint32_t> classes_to_show(std::vector<uint32_t> candidates, const ClassWeights& weights, size_t slab_rows,
+                                      double heavy);
 
 // Kept per process from scrape to scrape: a class that was shown stays shown,
 // and what it counted while it was part of "other" stays there, so that neither

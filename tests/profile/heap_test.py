@@ -106,6 +106,19 @@ class Sites(unittest.TestCase):
             by_age = lifetimes.by_label("lifetime", "freed_objects", f"sites::{site}(unsigned long)")
             self.assertLess(abs(by_age[age] - exact), 0.1 * exact, by_age)
 
+    def test_classes_that_come_after_a_start_with_many_have_their_lifetimes(self):
+        shown = lambda scrape: {dict(labels)["size_class"]
+                                for _, labels in scrape.matching("hakmem_sampled_lifetime_seconds_count")} - {"other"}
+        # Some 100 samples of each of 32 classes, of which none has 256.
+        sizes = [(4 + step) << doubling for doubling in range(5, 13) for step in range(4)]
+        program = self.start(*[f"churn one {max(100, 100 * 2048 // size)} {size}" for size in sizes])
+        self.assertEqual(len(shown(program.scrape())), 12)
+        for command in ("churn two 40 400000", "churn three 40 3000000", "churn four 60000 20"):
+            program.do(command)
+        last = shown(program.scrape())
+        self.assertLessEqual({"32", "large", "huge"}, last)
+        self.assertLess(len(last), 24)
+
     def test_threads(self):
         program = self.start("threads one 20000 400", "threads two 5000 3000")
         heap = profile(program)
