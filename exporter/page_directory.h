@@ -51,8 +51,10 @@ struct Page {
   bool by_pid = false;
   std::unique_ptr<telemetry::Snapshot> counted_in_group;
 
-  // Whether its process, as itself or as is seen here, has this pid; none has 0.
-  bool has_pid(uint32_t pid) const { return pid != 0 && (snapshot.identity.pid == pid || pid_here == pid); }
+  // Whether its process has this pid here, or as itself where it is not seen; none has 0.
+  bool has_pid(uint32_t pid) const {
+    return pid != 0 && pid == (pid_here.value_or(0) != 0 ? *pid_here : snapshot.identity.pid);
+  }
 };
 
 // A process that cannot be looked for, of another container or without /proc, is taken for

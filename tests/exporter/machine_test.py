@@ -245,6 +245,8 @@ class Machine(unittest.TestCase):
             self.assertEqual(scrape.value("hakmem_exporter_pages"), 1)
             full = self.exporter.scrape(f"?pid={pid}")
             self.assertTrue(full.matching("hakmem_refill_objects_total", pid="1", size_class="1024"))
+            self.assertFalse(self.exporter.scrape("?pid=1").matching("hakmem_refill_objects_total", size_class="1024"),
+                             "every container has a process 1")
             # By the pid that it has here.
             for command, told in ((["report", str(pid)], "(pid 1), hakmem"), (["check", str(pid)], "/hakmem."),
                                   (["top", "--once"], f"{pid} exporter_worklo")):
