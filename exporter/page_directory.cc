@@ -3,9 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -60,17 +61,17 @@ bool is_its_own(const struct stat& page, uint32_t pid_here) {
   return false;
 }
 
-double seconds_since_epoch() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
+double seconds_by(clockid_t clock) { return static_cast<double>(telemetry::clock_nanoseconds(clock)) / 1e9; }
 
-// When a page that is read for the first time was made, or its figures were measured last.
-double last_change_of(const Page& page, double now) {
+// For how many seconds nothing has changed in a page that is read for the first time: since it was
+// made, or its figures were measured last.
+double silence_of(const Page& page) {
+  double now = seconds_by(CLOCK_REALTIME);
   struct stat status {};
   double made = fstat(page.fd, &status) == 0 ? static_cast<double>(status.st_mtime) : now;
   double measured = page.snapshot.gauge(metrics::Metric::kPublishTime, 0);
   // The page may say anything, and nothing was measured in the future.
-  return measured > made && measured <= now ? measured : made;
+  return std::max(0.0, now - (measured > made && measured <= now ? measured : made));
 }
 
 }  // namespace
@@ -118,7 +119,7 @@ bool PageDirectory::find_process(Page& page, uint32_t pid_here) {
 }
 
 bool PageDirectory::is_silent(const Page& page) {
-  return page.good && page.pid_here == 0 && page.last_change + kSilentSeconds < seconds_since_epoch();
+  return page.good && page.pid_here == 0 && page.last_change + kSilentSeconds < seconds_by(CLOCK_BOOTTIME);
 }
 
 void PageDirectory::leave(Page& page, const std::string& name, bool gone) {
@@ -181,9 +182,9 @@ bool PageDirectory::read(Page& page, const std::string& name) {
 
 // `scratch_` is what was read last.
 void PageDirectory::note_change(Page& page) {
-  double now = seconds_since_epoch();
+  double now = seconds_by(CLOCK_BOOTTIME);
   if (!page.good)
-    page.last_change = last_change_of(page, now);
+    page.last_change = now - silence_of(page);
   else if (!page.snapshot.has_figures_of(scratch_))
     page.last_change = now;
 }

@@ -42,7 +42,7 @@ struct Page {
   std::optional<uint32_t> pid_here;  // of its process; 0 when it is of another namespace and not seen
   bool seen = false;                 // in the current walk of the directory
   bool good = false;                 // was ever read; `snapshot` is its newest good state
-  double last_change = 0;            // of its figures, where the process is not seen: seconds since the epoch
+  double last_change = 0;            // of its figures, where the process is not seen: seconds of CLOCK_BOOTTIME
   telemetry::Snapshot snapshot;
   SizeClassRows rows;
   Group group;

@@ -4,57 +4,19 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <map>
 
 #include "exporter/http_server.h"
 #include "exporter/served_pages.h"
+#include "tests/exporter/made_page.h"
 
 namespace hakmem::exporter {
 namespace {
 
 using metrics::Metric;
-using telemetry::PageHeader;
 using telemetry::Snapshot;
 
 constexpr double kMebibyte = 1 << 20;
-
-// A page of a process, as its writer would have made it.
-class MadePage {
- public:
-  MadePage() : words_(telemetry::page_bytes(1) / 8) {
-    auto* header = reinterpret_cast<PageHeader*>(words_.data());
-    header->layout_version = telemetry::kLayoutVersion;
-    header->header_bytes = sizeof(PageHeader);
-    header->catalogue_hash = telemetry::kCatalogueHash;
-    header->shard_count = 1;
-    strcpy(header->identity.comm, "made");
-    strcpy(header->version, "1");
-    strcpy(header->build, "telemetry");
-    for (uint32_t i = 0; i < metrics::kSlabClassCount; ++i) header->class_bytes[i] = 16 * (i + 1);
-    header->magic = telemetry::kPageMagic;
-    telemetry::for_each_published_gauge(
-        [&](uint32_t slot) { telemetry::publish_slots(words_.data())[slot] = telemetry::encode_gauge(0); });
-  }
-
-  void count(Metric metric, uint32_t index, uint64_t amount) {
-    telemetry::shard_slots(words_.data())[metrics::first_slot(metric) + index] += amount;
-  }
-  void refill(uint32_t size_class, uint64_t objects) {
-    count(Metric::kRefillObjects, size_class * metrics::kCountOf<metrics::RefillSource>, objects);
-  }
-  void set(Metric metric, uint32_t index, double value) {
-    telemetry::publish_slots(words_.data())[metrics::first_slot(metric) + index] = telemetry::encode_gauge(value);
-  }
-  Snapshot snapshot() {
-    Snapshot snapshot;
-    EXPECT_TRUE(telemetry::read_snapshot(words_.data(), words_.size() * 8, &snapshot).good());
-    return snapshot;
-  }
-
- private:
-  std::vector<uint64_t> words_;
-};
 
 // Series by "family{label=value,...}", with the parts of histograms counted as Prometheus does.
 struct Rendered {
