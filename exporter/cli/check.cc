@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <set>
 
 #include "exporter/cli/commands.h"
@@ -34,6 +35,12 @@ std::string environment_of(const std::string& pid, const std::string& name) {
   for (std::string entry; std::getline(file, entry, '\0');)
     if (entry.starts_with(name + "=")) return entry.substr(name.size() + 1);
   return "";
+}
+
+// Whether a path in its environment is one here: a container's may be of another folder.
+bool shares_paths(uint32_t pid) {
+  std::optional<telemetry::Identity> identity = exporter::identity_of(pid);
+  return identity && exporter::is_of_this_namespace(*identity);
 }
 
 // Pid of the nearest ancestor whose page says that it serves; 0 when there is none.
@@ -90,11 +97,17 @@ int check(const Arguments& arguments) {
 
   std::string listen = environment_of(arguments[0], "HAKMEM_LISTEN");
   std::string own_pages = environment_of(arguments[0], "HAKMEM_PAGES");
-  std::string directory = own_pages.empty() ? pages_directory() : own_pages;
+  bool is_here = !own_pages.empty() && shares_paths(pid);
+  std::string directory = is_here ? own_pages : pages_directory();
   std::string file = exporter::find_page(directory, pid);
   if (file.empty()) {
+    std::string why;
+    if (own_pages.empty())
+      why = "; HAKMEM_PAGES is not in its environment";
+    else if (!is_here)
+      why = "; its container calls the folder " + own_pages + ": name it in HAKMEM_PAGES as it is called here";
     printf("stats page: none in %s (made after the first MiB of refills, by the telemetry library alone)%s\n",
-           directory.c_str(), own_pages.empty() ? "; HAKMEM_PAGES is not in its environment" : "");
+           directory.c_str(), why.c_str());
     return 1;
   }
   telemetry::Snapshot snapshot;

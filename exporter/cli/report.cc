@@ -192,10 +192,10 @@ int report(const Arguments& arguments) {
   print_peak_and_purging(snapshot);
   print_superslab_refill(snapshot);
   print_size_classes(snapshot);
-  uint32_t pid_here = exporter::Processes().pid_of(snapshot.identity);
-  if (snapshot.serving && pid_here != 0 && !exporter::has_ended(snapshot.identity, pid_here))
+  // The address of a container's process may be another's here.
+  if (snapshot.serving && exporter::is_of_this_namespace(snapshot.identity) && !exporter::has_ended(snapshot.identity))
     printf("\nWho holds it: `hakmem profile %u`; which call sites keep growing: /debug/leaks of its endpoint\n",
-           pid_here);
+           snapshot.identity.pid);
   double published = snapshot.gauge(Metric::kPublishTime, 0);
   if (published > 0 && published < 1e11) print_history(history, static_cast<uint64_t>(published * 1e9));
   return 0;

@@ -208,12 +208,12 @@ class Machine(unittest.TestCase):
             self.assertEqual(scrape.value("hakmem_refills_total", pid="other"), scrape.value("hakmem_refills_total", pid="1001"))
         self.assertTrue(silent.exists(), "kept for a report, as that of an ended process")
 
-    def contained(self, *wrapper, pages=None):
+    def contained(self, *wrapper, pages=None, listen=False):
         """A program in a pid namespace of its own, whose process 1 it is; with its pid here."""
         command = ["unshare", "--pid", "--fork", "--kill-child", *wrapper]
         if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
             self.skipTest("no pid namespace can be had here")
-        program = Program(*command, "env", f"LD_PRELOAD={library()}", workload(), listen=False,
+        program = Program(*command, "env", f"LD_PRELOAD={library()}", workload(), listen=listen,
                           pages=pages or self.folder.name, LD_PRELOAD="", HAKMEM_SAMPLE_BYTES="0")
         self.addCleanup(program.__exit__)
         program.do("try 1")
@@ -291,6 +291,32 @@ class Machine(unittest.TestCase):
             self.assertEqual(scrape.value("hakmem_exporter_pages_skipped_total", problem="foreign_owner"), skipped)
             self.assertTrue(forged.exists())
         self.assertIn(f"hakmem: {forged} is left out: foreign_owner", self.exporter.told())
+
+    def test_what_the_environment_of_a_container_names_is_not_taken_for_that_of_the_machine(self):
+        named = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(named.cleanup)
+        program, pid = self.contained("--mount-proc", pages=named.name, listen=True)
+        program.do("alloc 0 5000 1000")
+        program.wait_for_endpoint()
+
+        def hakmem(command):
+            result = subprocess.run([built("hakmem"), command, str(pid)], capture_output=True, text=True, timeout=20, check=False,
+                                    env=environment(preload=False, HAKMEM_PAGES=self.folder.name))
+            self.assertEqual(result.stderr, "")
+            return result.returncode, result.stdout
+
+        status, output = hakmem("check")
+        self.assertEqual(status, 1)
+        self.assertRegex(output, rf"\nstats page: none in {self.folder.name} .*; its container calls the folder {named.name}: ")
+        page, = pathlib.Path(named.name).iterdir()
+        os.link(page, pathlib.Path(self.folder.name, page.name))  # the folder, as it is mounted here
+        status, output = hakmem("check")
+        self.assertEqual(status, 0)
+        self.assertIn(f"\nstats page: {self.folder.name}/{page.name}\nendpoint: http://", output)
+        status, output = hakmem("report")
+        self.assertEqual(status, 0)
+        self.assertIn("(pid 1), hakmem", output)
+        self.assertNotIn("hakmem profile", output)
 
     def test_what_sandboxes_leave_of_telemetry_is_shown(self):
         os.chmod(self.folder.name, 0o1777)
