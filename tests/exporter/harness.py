@@ -231,6 +231,32 @@ class Program:
         return found[0] if found else None
 
 
+class MachineExporter:
+    """A running hakmem-exporter over a folder of its own; without `young` as it is by itself."""
+
+    def __init__(self, pages, young=0):
+        self.port = free_port()
+        self.errors = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([built("hakmem-exporter"), "--listen", f"127.0.0.1:{self.port}", "--pages", pages,
+                                         *([] if young is None else ["--young", str(young)])],
+                                        env=environment(preload=False), stderr=self.errors)
+        wait_until(lambda: is_serving(self.port), "hakmem-exporter")
+
+    def scrape(self, query=""):
+        return Scrape(get(self.port, "/metrics" + query))
+
+    def told(self):
+        """Its lines about files that it leaves out."""
+        self.errors.seek(0)
+        return [line for line in self.errors.read().decode().splitlines() if "left out" in line]
+
+    def stop(self):
+        self.process.terminate()
+        status = self.process.wait(10)
+        self.errors.close()
+        return status
+
+
 def status_field(pid, name, thread=None):
     path = f"/proc/{pid}/task/{thread}/status" if thread else f"/proc/{pid}/status"
     with open(path, encoding="utf-8") as file:
