@@ -163,7 +163,7 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
 // Takes a free of a block of a slab that another thread owns, or the pool. A thread that
 // refills the class from a slab of its own sends the block home: in its bin it would come
 // back again and again, and blocks of two threads would stay neighbours that share cache
-// lines. One that only frees keeps it, to pass it on by the batch.
+// lines. One without such a slab keeps it, to pass it on by the batch.
 HAKMEM_INLINE void free_to_other(ThreadCache* cache, Slab* slab, Block* block) {
   cache->exact.count_free(slab->size_class);
   if (cache->classes[slab->size_class].current == nullptr) return put_into_bin(cache, slab, block);

@@ -160,9 +160,11 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   ClassState& state = cache->classes[size_class];
   if (state.current != nullptr) [[likely]] {
     Batch batch = take_batch(cache, state.current, limit);
-    // Threads that free into each other's slabs in a steady state come to no other cold path.
-    if (batch.source == RefillSource::RemoteFrees) heap.decay(cache->shard);
-    if (batch.count > 0) return batch;
+    if (batch.count > 0) {
+      // Threads that free into each other's slabs in a steady state come to no other cold path.
+      if (batch.source == RefillSource::RemoteFrees) heap.decay(cache->shard);
+      return batch;
+    }
     Slab* exhausted = state.current;
     state.current = nullptr;
     // Of a slab of few blocks the next free comes soon, and would have to claim it.
