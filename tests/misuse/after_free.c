@@ -144,12 +144,14 @@ static void* free_all_listed(void* unused) {
   return NULL;
 }
 
-#define LINKS(name, first, bytes)                                                           \
-  CASE(list_link_##name, CORRUPTED, LATER) {                                                \
-    for (int i = 0; i < LISTED; ++i) listed[i] = (char*)malloc(64);                         \
-    in_thread(free_all_listed, NULL);                                                       \
-    for (int i = 0; i < LISTED; ++i) memset((char*)hide(listed[i]) + (first), 0x41, bytes); \
-    for (int i = 0; i < 2 * LISTED; ++i) *(volatile char*)malloc(64) = 0;                   \
+/* By exclusive or: a byte that is set decodes, one time in 64, to the link of another block. */
+#define LINKS(name, first, bytes)                                                            \
+  CASE(list_link_##name, CORRUPTED, LATER) {                                                 \
+    for (int i = 0; i < LISTED; ++i) listed[i] = (char*)malloc(64);                          \
+    in_thread(free_all_listed, NULL);                                                        \
+    for (int i = 0; i < LISTED; ++i)                                                         \
+      for (int k = (first); k < (first) + (bytes); ++k) ((char*)hide(listed[i]))[k] ^= 0x41; \
+    for (int i = 0; i < 2 * LISTED; ++i) *(volatile char*)malloc(64) = 0;                    \
   }
 LINKS(overwritten, 8, 8)
 LINKS(overwritten_from_the_start, 0, 16)
