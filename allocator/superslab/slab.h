@@ -42,29 +42,29 @@ inline constexpr uint32_t kBlockStateBytes = has(Mitigation::kBlockStates) ? kUn
 inline constexpr uint32_t kUnitMapWords = kFreeMapWords + kBlockStateBytes / sizeof(uint64_t);
 
 struct alignas(64) Slab {
-  // -- the line that free touches; written by the owner -------------------------------------------
+  // -- the line that every free reads; written as the slab changes hands or state, or is carved ---
   std::atomic<uintptr_t> owner;  // claimed by compare-and-swap from kUnowned; else written by the owner or under a lock
+  uintptr_t start;               // address of the first block
   uint64_t* free_map;            // blocks that came back from bins: kUnitMapWords, set once, as is `superslab`
-  uint32_t countdown;            // blocks that may come back until settle() is due
-  uint32_t countdown_start;
-  uint32_t used;  // as of the last settle()
+  Superslab* superslab;          // set once, when the superslab is committed
+  Bin* bin;                      // of the owner, for the class; set by a thread that becomes the owner
+  size_t requested_bytes;        // large only
   uint32_t carved;
+  uint16_t units;       // of the span; in its first record
+  uint16_t unit;        // index of this record within its span
   uint32_t size_class;  // metrics::kLargeClass for a large allocation
   SlabState state;
+  bool zeroed;  // held no old content when it was cut: a large allocation need not be cleared
+
+  // -- the line that the owner counts in, and others push to -------------------------------------
+  alignas(64) std::atomic<uint64_t> remote;  // RemoteList; any thread pushes, the owner takes all
+  uint32_t countdown;                        // blocks that may come back until settle() is due
+  uint32_t countdown_start;
+  uint32_t used;      // as of the last settle()
   uint8_t free_word;  // no word of the free map below this one has a bit
-  Bin* bin;           // of the owner, for the class; set by a thread that becomes the owner
   Slab* next;         // in the owner's or the pool's list of slabs
   Slab* previous;
-
-  // -- the line that others touch ---------------------------------------------------------------
-  alignas(64) std::atomic<uint64_t> remote;  // RemoteList; any thread pushes, the owner takes all
-  uintptr_t start;                           // address of the first block
-  size_t requested_bytes;                    // large only
-  Superslab* superslab;                      // set once, when the superslab is committed
-  uint16_t units;                            // of the span; in its first record
-  uint16_t unit;                             // index of this record within its span
   [[no_unique_address]] metrics::CarveTime<kBuild.stats> carve_time;
-  bool zeroed;  // held no old content when it was cut: a large allocation need not be cleared
 
   const ClassShape& shape() const { return kClassShapes[size_class]; }
   uint32_t settled_frees() const { return countdown_start - countdown; }

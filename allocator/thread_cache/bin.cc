@@ -181,6 +181,15 @@ inline void push_with_room(ClassState& state, Bin& bin, Block* block, uint32_t r
   push_with_room(state, cache->bins[size_class], block, 0);
 }
 
+// A bin of small blocks has taken many. While blocks of other threads go home they were the
+// thread's own: where these are most of what it frees, more may follow, as few are foreign then.
+[[gnu::noinline]] void after_many_frees(ThreadCache* cache, ClassState& state) {
+  auto more = static_cast<int32_t>(state.bin_limit / 8);  // for about half the limit
+  if (state.to_send_home > 0) state.to_send_home = std::min(state.to_send_home + more, kSentHome);
+  // A program in a steady state comes to no other cold path.
+  heap.decay(cache->shard);
+}
+
 }  // namespace
 
 void free_counted_out(Block* block, Slab* slab) {
@@ -203,8 +212,8 @@ void free_counted_out(Block* block, Slab* slab) {
   limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
   state.bin_limit = limit;
   push_with_room(state, bin, block, limit - (blocks + 1));
-  // A program in a steady state comes to no other cold path. Small bins come here often.
-  if (limit >= kLeastBinLimit) heap.decay(cache->shard);
+  // Small bins come here often.
+  if (limit >= kLeastBinLimit) after_many_frees(cache, state);
 }
 
 }  // namespace hakmem

@@ -160,13 +160,25 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   }
 }
 
-// Takes a free of a block of a slab that another thread owns, or the pool. A thread that
-// refills the class from a slab of its own sends the block home: in its bin it would come
-// back again and again, and blocks of two threads would stay neighbours that share cache
-// lines. One without such a slab keeps it, to pass it on by the batch.
+// Whether a block of another thread's slab goes home, and is counted among those that do. A
+// block that stays in the bin comes back again and again, and blocks of two threads stay
+// neighbours that share cache lines: worth it where few are foreign once they went home. Where
+// threads go on to pass their blocks to each other it is not, so it is tried from time to time.
+bool is_sent_home(ClassState& state) {
+  if (state.to_send_home < 0) {
+    if (++state.to_send_home == 0) state.to_send_home = kSentHome;
+    return false;
+  }
+  if (--state.to_send_home == 0) state.to_send_home = -kKeptFromHome;
+  return true;
+}
+
+// Takes a free of a block of a slab that another thread owns, or the pool. A thread without
+// a current slab of the class keeps it, to pass it on by the batch.
 HAKMEM_INLINE void free_to_other(ThreadCache* cache, Slab* slab, Block* block) {
   cache->exact.count_free(slab->size_class);
-  if (cache->classes[slab->size_class].current == nullptr) return put_into_bin(cache, slab, block);
+  ClassState& state = cache->classes[slab->size_class];
+  if (state.current == nullptr || !is_sent_home(state)) return put_into_bin(cache, slab, block);
   block->mark_free();
   push_remote(cache, slab, block);
 }

@@ -76,24 +76,34 @@ TEST_F(BinTest, TheLastBlockFreedComesNextWhoeverOwnsItsSlab) {
   free_all(blocks);
 }
 
-TEST_F(BinTest, AThreadThatRefillsSendsTheBlocksOfOthersHome) {
+TEST_F(BinTest, AThreadThatRefillsSendsTheBlocksOfOthersHomeForAWhile) {
   std::vector<void*> blocks;
-  OtherThread owner([&] { blocks = allocate_many(5, 100); });
-  Slab* slab = slab_of(blocks[0]);
+  OtherThread owner([&] { blocks = allocate_many(kSentHome + 2, 100); });
   void* own = allocate(100);
-  ASSERT_NE(slab_of(own), slab);
+  ASSERT_NE(owner_of(own), owner_of(blocks.front()));
+  ClassState& state = thread_state.cache->classes[size_class_of(100)];
+  state.to_send_home = -kSentHome;
+  for (int32_t i = 0; i < kSentHome; ++i) {
+    free(blocks.back());
+    ASSERT_EQ(allocate(100), blocks.back()) << i;
+  }
   uint32_t in_bin_before = in_bin(100);
-  free(blocks[0]);
+  for (int32_t i = 0; i < kSentHome; ++i) free(blocks[i]);
+  EXPECT_EQ(in_bin(100), in_bin_before);
+  free(blocks[kSentHome]);
   free(own);
-  free(blocks[1]);
-  EXPECT_EQ(in_bin(100), in_bin_before + 1);
-  EXPECT_EQ(RemoteList::count(slab->remote.load()), 2u);
-  EXPECT_EQ(allocate(100), own);
-  free(own);
-  for (void* block : {blocks[2], blocks[3], blocks[4]}) free(block);
+  EXPECT_EQ(in_bin(100), in_bin_before + 2);
+  free(blocks[kSentHome + 1]);
   flush_thread_cache();
   owner.run(flush_thread_cache);
   expect_all_returned();
+}
+
+TEST_F(BinTest, FreesOfOwnBlocksHaveMoreOfOthersGoHome) {
+  thread_state.cache->classes[size_class_of(100)].to_send_home = 1;
+  for (uint32_t i = 0; i < 2 * kMaxBinBlocks; ++i) free(allocate(100));
+  EXPECT_GT(thread_state.cache->classes[size_class_of(100)].to_send_home, 1);
+  EXPECT_LE(thread_state.cache->classes[size_class_of(100)].to_send_home, kSentHome);
 }
 
 TEST_F(BinTest, AFullBinKeepsTheNewestAndGivesTheOldestBack) {
