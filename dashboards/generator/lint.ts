@@ -90,7 +90,9 @@ function lintExpression(expr: string, where: string, catalogue: Family[], used: 
     const inRate = kRangeFunctionsOfCounters.includes(selector.rangeFunction ?? '');
     if (family.kind === 'Histogram' && selector.metric === family.name)
       errors.push(`${where}: ${selector.metric} is a histogram and has no series of that name`);
-    if (cumulative && !inRate) errors.push(`${where}: counter ${selector.metric} is not inside rate, irate or increase`);
+    // A series that begins above zero has increased by nothing.
+    const begins = new RegExp(`\\b${selector.metric} > 0 unless ${selector.metric} offset \\d+m`).test(expr);
+    if (cumulative && !inRate && !begins) errors.push(`${where}: counter ${selector.metric} is not inside rate, irate or increase`);
     if (!cumulative && inRate) errors.push(`${where}: gauge ${selector.metric} is inside ${selector.rangeFunction}`);
   }
 }

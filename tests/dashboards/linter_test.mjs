@@ -71,6 +71,13 @@ test('finds: a rule about a series that nobody records or exports', () => {
   assert.ok(found.some((line) => /rule B: hakmem_nothing is not in the catalogue/.test(line)));
 });
 
+test('a counter may be looked at by itself where its series begins, and only there', () => {
+  const begins = 'hakmem_samples_total > 0 unless hakmem_samples_total offset 10m';
+  const expressions = [begins, 'hakmem_samples_total > 0', 'hakmem_samples_total > 0 unless hakmem_samples_total'];
+  const found = complaints(() => {}, catalogue, [...rules, ...expressions.map((expr, i) => ({ rule: `R${i}`, expr }))]);
+  assert.deepEqual(new Set(found.map((line) => line.slice(0, 7))), new Set(['rule R1', 'rule R2']));
+});
+
 test('a catalogue row that cannot be read is an error', () => {
   assert.throws(() => parseCatalogue('HAKMEM_METRIC(kA, Counter, Shard, None, "hakmem_a_total")'), /cannot read the row/);
   assert.throws(() => parseCatalogue('// nothing'), /no rows/);
