@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <string>
 
 #include "allocator/base/environment.h"
@@ -161,6 +162,9 @@ int main(int count, char** arguments) {
   sigaction(SIGTERM, &stop, nullptr);
   try {
     return run(read_options(count, arguments));
+  } catch (const std::bad_alloc&) {
+    fputs("hakmem: out of memory\n", stderr);
+    return 1;
   } catch (const std::exception& error) {
     logger().error("{}", error.what());
     return 1;

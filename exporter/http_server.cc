@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <map>
+#include <new>
 #include <utility>
 
 namespace hakmem::exporter {
@@ -99,28 +99,31 @@ int HttpServer::listen(uint32_t address, uint16_t port) {
     return error;
   }
   listener_ = move_up(fd);
+  // So that no connection is refused, and none lost, for want of memory.
+  connections_.reserve(callbacks_.max_connections);
+  polled_.reserve(callbacks_.max_connections + 1);
   return 0;
 }
 
 bool HttpServer::run() {
-  std::vector<pollfd> polled;
   while (callbacks_.may_run()) {
     Clock::time_point now = Clock::now();
     bool accepting = now >= accept_again_;
-    polled.assign(1, {accepting ? listener_.fd : -1, POLLIN, 0});
+    polled_.assign(1, {accepting ? listener_.fd : -1, POLLIN, 0});
     for (const Connection& connection : connections_) {
       short events = connection.phase == Phase::Writing ? POLLOUT : POLLIN;
-      polled.push_back({connection.socket.fd, events, 0});
+      polled_.push_back({connection.socket.fd, events, 0});
     }
-    int ready = poll(polled.data(), polled.size(), static_cast<int>(time_to_wait(now) / std::chrono::milliseconds(1)));
+    int ready =
+        poll(polled_.data(), polled_.size(), static_cast<int>(time_to_wait(now) / std::chrono::milliseconds(1)));
     if (!callbacks_.may_run()) return true;
     // Before anything is read from a descriptor: is it still our socket?
     if (!listener_.is_ours()) return false;
     if (ready < 0 && errno != EINTR) return false;
     for (size_t i = 0; i < connections_.size(); ++i)
-      if (!advance(connections_[i], ready > 0 && polled[i + 1].revents != 0)) drop(connections_[i]);
+      if (!advance(connections_[i], ready > 0 && polled_[i + 1].revents != 0)) drop(connections_[i]);
     std::erase_if(connections_, [](const Connection& connection) { return connection.socket.fd < 0; });
-    if (ready > 0 && polled[0].revents != 0) accept_all();
+    if (ready > 0 && polled_[0].revents != 0) accept_all();
     answer_all();
   }
   return true;
@@ -178,42 +181,45 @@ bool HttpServer::read_from(Connection& connection) {
   ssize_t length = recv(connection.socket.fd, buffer, sizeof buffer, MSG_DONTWAIT);
   if (length < 0) return errno == EAGAIN || errno == EINTR;
   if (length == 0) return false;
-  connection.input.append(buffer, static_cast<size_t>(length));
+  try {
+    connection.input.append(buffer, static_cast<size_t>(length));
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
   if (is_complete(connection.input) || connection.input.size() >= kMaxRequestBytes) connection.phase = Phase::Asking;
   return true;
 }
 
 void HttpServer::answer_all() {
   // All of these were there before the first answer is made.
-  std::map<std::string, Response> made;
+  Answers made;
   for (Connection& connection : connections_) {
     if (connection.phase != Phase::Asking) continue;
-    if (connection.then) {
-      begin_answer(connection, std::exchange(connection.then, nullptr)());
-      continue;
+    try {
+      answer(connection, &made);
+    } catch (const std::bad_alloc&) {
+      drop(connection);  // there is not even room to say so
     }
-    ParsedRequest parsed = parse_request(connection.input);
-    connection.is_head = parsed.is_head;
-    if (parsed.status != 200) {
-      begin_answer(connection, refusal(parsed.status));
-      continue;
-    }
-    const Request& request = parsed.request;
-    std::string key;
-    for (std::string_view part : {request.path, request.query, request.authorization, request.host})
-      key.append(part).append(" ");
-    auto known = made.find(key);
-    if (known == made.end()) known = made.emplace(key, callbacks_.answer(request)).first;
-    if (known->second.then) {
-      connection.then = std::exchange(known->second.then, nullptr);
-      connection.deadline = Clock::now() + known->second.delay;
-      connection.phase = Phase::Waiting;
-      made.erase(known);
-      continue;
-    }
-    begin_answer(connection, known->second);
   }
   std::erase_if(connections_, [](const Connection& connection) { return connection.socket.fd < 0; });
+}
+
+void HttpServer::answer(Connection& connection, Answers* made) {
+  if (connection.then) return begin_answer(connection, std::exchange(connection.then, nullptr)());
+  ParsedRequest parsed = parse_request(connection.input);
+  connection.is_head = parsed.is_head;
+  if (parsed.status != 200) return begin_answer(connection, refusal(parsed.status));
+  const Request& request = parsed.request;
+  std::string key;
+  for (std::string_view part : {request.path, request.query, request.authorization, request.host})
+    key.append(part).append(" ");
+  auto known = made->find(key);
+  if (known == made->end()) known = made->emplace(key, callbacks_.answer(request)).first;
+  if (!known->second.then) return begin_answer(connection, known->second);
+  connection.then = std::exchange(known->second.then, nullptr);
+  connection.deadline = Clock::now() + known->second.delay;
+  connection.phase = Phase::Waiting;
+  made->erase(known);
 }
 
 void HttpServer::begin_answer(Connection& connection, const Response& response) {

@@ -9,14 +9,16 @@
 // Clients that idle, drip or do not read must not keep a scrape out: a request has
 // a second, an answer five; with all places taken the client that has stood still
 // for longest gives way; and requests that wait together for the same are given
-// the same answer, which is made once.
+// the same answer, which is made once. Where memory has run out, the client is sent away.
 #pragma once
 
+#include <poll.h>
 #include <sys/types.h>
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -87,6 +89,8 @@ class HttpServer {
     Clock::time_point progress;  // when it was accepted, or last took bytes of its answer
   };
 
+  using Answers = std::map<std::string, Response>;  // by what was asked for, and by whom
+
   OwnSocket move_up(int fd);
   Clock::duration time_to_wait(Clock::time_point now) const;
   void accept_all();
@@ -98,6 +102,7 @@ class HttpServer {
   bool drain(Connection& connection);
   bool serve(Connection& connection);
   void answer_all();
+  void answer(Connection& connection, Answers* made);
   void begin_answer(Connection& connection, const Response& response);
   void drop(Connection& connection);
 
@@ -105,6 +110,7 @@ class HttpServer {
   OwnSocket listener_;
   Clock::time_point accept_again_{};  // after descriptors ran out
   std::vector<Connection> connections_;
+  std::vector<pollfd> polled_;
 };
 
 }  // namespace hakmem::exporter

@@ -1,6 +1,6 @@
 #include "exporter/page_directory.h"
 
-#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -50,7 +50,8 @@ bool is_its_own(const struct stat& page, uint32_t pid_here) {
   if (page.st_uid == 0 || pid_here == 0) return true;
   char status[1024];
   std::string path = "/proc/" + std::to_string(pid_here) + "/status";
-  if (telemetry::read_small_file(path.c_str(), status, sizeof status) <= 0) return true;
+  errno = 0;
+  if (telemetry::read_small_file(path.c_str(), status, sizeof status) <= 0) return !lacks_means(errno);
   const char* field = strstr(status, "\nUid:");
   if (field == nullptr) return true;
   field += strlen("\nUid:");
@@ -83,14 +84,10 @@ Page::~Page() {
 PageDirectory::PageDirectory(std::string path, Filter filter) : path_(std::move(path)), filter_(std::move(filter)) {}
 
 void PageDirectory::refresh() {
+  Directory directory{opendir(path_.c_str())};
+  if (!directory && lacks_means(errno)) return;
   for (auto& [name, page] : pages_) page.seen = false;
-  std::map<std::string, ino_t> left_out_before;
-  left_out_before.swap(left_out_);  // files that are gone are forgotten
-  if (Directory directory{opendir(path_.c_str())}) {
-    while (const dirent* entry = readdir(directory.get()))
-      if (std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix))
-        visit_file(dirfd(directory.get()), entry->d_name, left_out_before);
-  }
+  if (directory) visit_all(directory.get());
   Processes processes;
   for (auto entry = pages_.begin(); entry != pages_.end();) {
     auto& [name, page] = *entry;
@@ -112,29 +109,45 @@ void PageDirectory::refresh() {
   }
 }
 
+void PageDirectory::visit_all(DIR* directory) {
+  std::map<std::string, ino_t> left_out_before;
+  left_out_before.swap(left_out_);  // files that are gone are forgotten
+  try {
+    while (const dirent* entry = readdir(directory))
+      if (std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix))
+        visit_file(dirfd(directory), entry->d_name, &left_out_before);
+  } catch (...) {
+    // Those that were not visited: a page that was counted must not be counted again.
+    left_out_.merge(left_out_before);
+    throw;
+  }
+}
+
 bool PageDirectory::find_process(Page& page, uint32_t pid_here) {
-  page.pid_here = pid_here;
   struct stat status {};
-  return fstat(page.fd, &status) == 0 && is_its_own(status, pid_here);
+  if (fstat(page.fd, &status) != 0 || !is_its_own(status, pid_here)) return false;
+  page.pid_here = pid_here;
+  return true;
 }
 
 bool PageDirectory::is_silent(const Page& page) {
   return page.good && page.pid_here == 0 && page.last_change + kSilentSeconds < seconds_by(CLOCK_BOOTTIME);
 }
 
-void PageDirectory::leave(Page& page, const std::string& name, bool gone) {
+void PageDirectory::leave(const Page& page, const std::string& name, bool gone) {
+  if (page.seen && gone) {
+    left_out_[name] = page.inode;
+    if (removes_) remove_later(name, page.good);
+  }
+  // Last: should memory run out on the way, the next scrape counts it.
   if (page.good) fold(page);
-  if (!page.seen || !gone) return;
-  left_out_[name] = page.inode;
-  if (removes_) remove_later(name, page.good);
 }
 
-void PageDirectory::visit_file(int directory, const std::string& name,
-                               const std::map<std::string, ino_t>& left_out_before) {
+void PageDirectory::visit_file(int directory, const std::string& name, std::map<std::string, ino_t>* left_out_before) {
   struct stat status {};
   if (fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return;
-  if (auto left = left_out_before.find(name); left != left_out_before.end() && left->second == status.st_ino) {
-    left_out_.insert(*left);
+  if (auto left = left_out_before->find(name); left != left_out_before->end() && left->second == status.st_ino) {
+    left_out_.insert(left_out_before->extract(left));
     return;
   }
   if (auto known = pages_.find(name); known != pages_.end()) {
@@ -147,19 +160,22 @@ void PageDirectory::visit_file(int directory, const std::string& name,
     pages_.erase(known);
   }
   Identity identity{};
+  errno = 0;
   if (!parse_name(name, &identity) || !filter_(identity)) {
-    left_out_[name] = status.st_ino;
+    if (!lacks_means(errno)) left_out_[name] = status.st_ino;
     return;
   }
   if (pages_.size() >= kMaxPages) return;
-  int fd = telemetry::open_page(path_ + "/" + name);
-  if (fd < 0) {
+  std::string path = path_ + "/" + name;
+  auto entry = pages_.try_emplace(name).first;
+  Page& page = entry->second;
+  page.fd = telemetry::open_page(path);
+  if (page.fd < 0) {
+    pages_.erase(entry);
     skip(PageProblem::Unreadable, name, status.st_ino);
     return;
   }
-  Page& page = pages_[name];
-  page.fd = fd;
-  page.inode = fstat(fd, &status) == 0 ? status.st_ino : 0;
+  page.inode = fstat(page.fd, &status) == 0 ? status.st_ino : 0;
   page.seen = true;
 }
 
@@ -237,12 +253,9 @@ void PageDirectory::skip(PageProblem problem, const std::string& name, ino_t ino
 void PageDirectory::remove_later(const std::string& name, bool is_of_use) {
   if (is_of_use) kept_.push_back(name);
   if (is_of_use && kept_.size() <= kKeptPages) return;
-  std::string oldest = name;
-  if (is_of_use) {
-    oldest = kept_.front();
-    kept_.pop_front();
-  }
+  const std::string& oldest = is_of_use ? kept_.front() : name;
   if (unlink((path_ + "/" + oldest).c_str()) == 0) left_out_.erase(oldest);
+  if (is_of_use) kept_.pop_front();
 }
 
 std::string find_page(const std::string& path, uint32_t pid_here) {

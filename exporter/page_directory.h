@@ -2,6 +2,7 @@
 // one by one, and what the others and the ended ones counted.
 #pragma once
 
+#include <dirent.h>
 #include <sys/types.h>
 
 #include <array>
@@ -85,7 +86,8 @@ class PageDirectory {
 
   // Walks the directory and reads every page anew. Pages whose process is gone, or was silent for too long,
   // are added to the totals of their group, and removed, but for the newest
-  // kKeptPages, which `hakmem report` can still read.
+  // kKeptPages, which `hakmem report` can still read. Where memory or descriptors have run out nothing is
+  // counted twice or lost: it throws std::bad_alloc, and the next one goes on; or what was read last stands.
   void refresh();
 
   // By file name; living processes.
@@ -96,7 +98,8 @@ class PageDirectory {
   uint64_t skipped(metrics::PageProblem problem) const { return skipped_[static_cast<size_t>(problem)]; }
 
  private:
-  void visit_file(int directory, const std::string& name, const std::map<std::string, ino_t>& left_out_before);
+  void visit_all(DIR* directory);
+  void visit_file(int directory, const std::string& name, std::map<std::string, ino_t>* left_out_before);
   // False when the page may not speak for the process.
   static bool find_process(Page& page, uint32_t pid_here);
   // False when the page is to be forgotten.
@@ -105,7 +108,7 @@ class PageDirectory {
   void first_read(Page& page);
   void show_by_pid(Page& page);
   static bool is_silent(const Page& page);
-  void leave(Page& page, const std::string& name, bool gone);
+  void leave(const Page& page, const std::string& name, bool gone);
   void fold(const Page& page);
   void skip(metrics::PageProblem problem, const std::string& name, ino_t inode);
   // Now, or where it is of use to a report, when others have come after it.

@@ -1,5 +1,6 @@
 #include "exporter/process_facts.h"
 
+#include <errno.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -76,6 +77,8 @@ bool is_unit(const std::string& folder) {
 
 }  // namespace
 
+bool lacks_means(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM; }
+
 bool is_of_this_namespace(const telemetry::Identity& identity) { return identity.pid_namespace == own_namespace(); }
 
 uint32_t Processes::pid_of(const telemetry::Identity& identity) {
@@ -119,7 +122,9 @@ bool has_ended(const telemetry::Identity& identity, uint32_t pid_here) {
   // One without /proc does not know its namespace.
   if (pid_here == 0) return identity.pid_namespace != 0 && sees_all_processes();
   telemetry::ProcessStat stat{};
-  return !telemetry::read_process_stat(pid_here, &stat) || stat.start_time != identity.start_time || stat.is_zombie;
+  errno = 0;
+  if (!telemetry::read_process_stat(pid_here, &stat)) return !lacks_means(errno);
+  return stat.start_time != identity.start_time || stat.is_zombie;
 }
 
 bool has_ended(const telemetry::Identity& identity) { return has_ended(identity, Processes().pid_of(identity)); }

@@ -31,6 +31,9 @@ class Processes {
 // Nothing when there is no such process. Where its namespace may not be asked, it is taken for this one.
 std::optional<telemetry::Identity> identity_of(uint32_t pid_here);
 
+// Whether this error of a system call says nothing of what was asked for: descriptors or memory have run out.
+bool lacks_means(int error);
+
 // Whether the process of a page, which has this pid here, is known to have ended.
 bool has_ended(const telemetry::Identity& identity, uint32_t pid_here);
 bool has_ended(const telemetry::Identity& identity);

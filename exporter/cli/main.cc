@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <new>
 
 #include "exporter/cli/commands.h"
 
@@ -80,6 +81,9 @@ int wrong_use(const std::string& message) {
 int main(int count, char** values) {
   try {
     return hakmem::cli::main(count, values);
+  } catch (const std::bad_alloc&) {
+    fputs("hakmem: out of memory\n", stderr);
+    return 1;
   } catch (const std::exception& error) {
     fprintf(stderr, "hakmem: %s\n", error.what());
     return 1;
