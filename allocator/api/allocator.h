@@ -130,7 +130,7 @@ bool check_size(const void* address, size_t alignment, size_t bytes);
 // The same where the size is not told.
 bool check_alignment(const void* address, size_t alignment);
 
-// Whether operator delete does that with what it is told, which costs more than the free.
+// Whether each operator delete that is told a size and no alignment does that, which costs more than the free.
 inline constexpr bool kChecksDeletes = kBuild.assertions || has(Mitigation::kBlockStates);
 
 // Gives all free memory back to the kernel; returns the bytes.

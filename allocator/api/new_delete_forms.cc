@@ -73,9 +73,10 @@ bool is_ours_aligned(bool is_array) {
          (!is_array || static_cast<DeleteAligned*>(operator delete[]) == hakmem_delete_array_aligned);
 }
 
-// False where there is no live block, which has been said.
+// False where there is no live block, which has been said. Few programs have types of such an
+// alignment, so each is looked at in every build.
 inline bool may_delete(void* address, size_t bytes, std::align_val_t alignment, bool is_array) {
-  return !hakmem::kChecksDeletes || !is_ours_aligned(is_array) ||
+  return !is_ours_aligned(is_array) ||
          hakmem::check_size(address, static_cast<size_t>(alignment), bytes == 0 ? 1 : bytes);
 }
 

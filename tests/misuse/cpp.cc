@@ -36,8 +36,6 @@ struct Derived : Base {
 
 }  // namespace
 
-#define CASE_DELETE(name) CASE_OF(name, CHECKED_SIZE, NOW, SIZE, NOW)
-
 CASE(double_delete, DOUBLE_FREE, NOW) {
   delete_twice(::operator new(48), [](void* block) { ::operator delete(block); });
 }
@@ -137,11 +135,11 @@ CASE(delete_sized_too_small_500k, SIZE, NOW) { ::operator delete(announce(::oper
 CASE(delete_sized_too_small_5m, SIZE, NOW) { ::operator delete(announce(::operator new(5 * MIB)), 100 * KIB); }
 CASE(delete_array_sized_too_small, SIZE, NOW) { ::operator delete[](announce(::operator new[](1000)), 100); }
 CASE(delete_sized_of_malloc_too_large, SIZE, NOW) { ::operator delete(announce(malloc(100)), 300); }
-// And an alignment, where that is looked at.
-CASE_DELETE(delete_aligned_sized_too_large) {
+// And an alignment.
+CASE(delete_aligned_sized_too_large, SIZE, NOW) {
   ::operator delete(announce(::operator new(128, kAlignment)), 512, kAlignment);
 }
-CASE_DELETE(delete_aligned_array_sized_too_small) {
+CASE(delete_aligned_array_sized_too_small, SIZE, NOW) {
   ::operator delete[](announce(::operator new[](1024, kAlignment)), 64, kAlignment);
 }
 void* new_unaligned() {
@@ -149,8 +147,8 @@ void* new_unaligned() {
   while ((uintptr_t)block % 64 == 0) block = ::operator new(80);  // of four neighbours one is aligned by chance
   return block;
 }
-CASE_DELETE(delete_aligned_of_a_block_that_is_not) { ::operator delete(announce(new_unaligned()), kAlignment); }
-CASE_DELETE(delete_aligned_sized_of_a_block_that_is_not) {
+CASE(delete_aligned_of_a_block_that_is_not, SIZE, NOW) { ::operator delete(announce(new_unaligned()), kAlignment); }
+CASE(delete_aligned_sized_of_a_block_that_is_not, SIZE, NOW) {
   ::operator delete(announce(new_unaligned()), 80, kAlignment);
 }
 // Through a base that has no virtual destructor.

@@ -7,8 +7,7 @@
  *   EXPECTED  the message that hakmem prints; NOTHING where there is nothing to notice;
  *             INSIDE: INVALID, or CORRUPTED of a neighbour that was written to through
  *             the wrong pointer when that had been handed out;
- *             FAULT: no message, but SIGSEGV; SKIP: not run, nothing is promised;
- *             CHECKED_SIZE: SIZE in builds with assertions, SKIP in others
+ *             FAULT: no message, but SIGSEGV; SKIP: not run, nothing is promised
  *   WHEN      NOW: before the case returns; LATER: while the program goes on or ends
  *
  * `program --list` prints the table, `program NAME` runs one case and then goes
