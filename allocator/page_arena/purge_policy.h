@@ -2,7 +2,8 @@
 //
 // Page faults separate allocators more than anything else, so memory that was
 // just freed is held back: max(128 MiB, 10 % of what is used), more while the
-// process keeps taking again what was purged, and less as time passes.
+// process keeps taking again what was purged, and less as time passes; never more
+// than an eighth of what its container may have.
 #pragma once
 
 #include <atomic>
@@ -23,8 +24,14 @@ class PurgePolicy {
 
   // Free bytes to keep while `used` are in use.
   size_t hold_back(size_t used) const {
-    return (used / 10 > kMinHoldBack ? used / 10 : kMinHoldBack) + churn_.load(std::memory_order_relaxed);
+    size_t wanted = (used / 10 > kMinHoldBack ? used / 10 : kMinHoldBack) + churn_.load(std::memory_order_relaxed);
+    size_t most = most_.load(std::memory_order_relaxed);
+    return wanted < most ? wanted : most;
   }
+
+  // The process may have so much memory, at whose limit the kernel ends it, whatever of it is free. Of all
+  // policies: superslabs and huge mappings have one each. Any thread; known from the start of the process on.
+  static void limit_memory(size_t bytes) { most_.store(bytes / 8, std::memory_order_relaxed); }
 
   // Bytes by which `retained` exceeds the hold-back; 0 when it does not.
   size_t surplus(size_t retained, size_t used) const {
@@ -61,6 +68,7 @@ class PurgePolicy {
   static constexpr size_t kPurgeStep = 1 * kMiB;
   static constexpr size_t kMaxPurgeBytes = 16 * kMiB;
 
+  static inline constinit std::atomic<size_t> most_{SIZE_MAX};
   std::atomic<size_t> churn_{0};
 };
 

@@ -1,6 +1,8 @@
 // Threads and processes: the start and the end of a thread cache, and fork.
 #include "allocator/thread_cache/lifetime.h"
 #include "allocator/base/environment.h"
+#include "allocator/page_arena/purge_policy.h"
+#include "allocator/platform/memory_limit.h"
 #include "allocator/platform/process.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/sampling.h"
@@ -277,6 +279,8 @@ ThreadCache* start_thread() {
     register_fork_handlers(lock_all, after_fork_in_parent, after_fork_in_child);
     set_thread_exit(end_thread);
     check_environment();
+    // Written only where there is one: most processes touch no page for it.
+    if (size_t limit = container_memory_limit(); limit != SIZE_MAX) PurgePolicy::limit_memory(limit);
     if constexpr (kBuild.stats) {
       if (is_set(Variable::kSampleBytes))
         metrics::sample_interval_bytes.store(environment_number(Variable::kSampleBytes), std::memory_order_relaxed);

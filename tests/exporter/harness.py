@@ -20,6 +20,8 @@ import urllib.request
 
 BUILD = pathlib.Path()
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(ROOT / "tests/preload"))
+from cgroups import limited_cgroup
 SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -81,47 +83,6 @@ def wait_until(condition, what, seconds=20):
             return value
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def memory_cgroups():
-    """Folders in which this process may make memory cgroups, of version 1 and 2."""
-    with open("/proc/self/cgroup", encoding="ascii") as file:
-        for line in file:
-            _, controllers, path = line.strip().split(":", 2)
-            if "memory" in controllers.split(","):
-                yield pathlib.Path("/sys/fs/cgroup/memory" + path)
-            elif not controllers:
-                yield pathlib.Path("/sys/fs/cgroup" + path)
-
-
-def remove_cgroup(folder):
-    """Removes a cgroup whose processes are about to end."""
-    def is_removed():
-        try:
-            folder.rmdir()
-        except OSError:
-            return False
-        return True
-    wait_until(is_removed, f"the end of all processes of {folder}")
-
-
-def limited_cgroup(test, limit, name=""):
-    """The folder of a new cgroup with a limit of its memory, for this test; skips it where none can be made."""
-    for parent in memory_cgroups():
-        folder = parent / (name or f"hakmem-test-{os.getpid()}")
-        try:
-            folder.mkdir()
-        except OSError:
-            continue
-        for name in ("memory.limit_in_bytes", "memory.max"):
-            try:
-                (folder / name).write_text(str(limit), encoding="ascii")
-            except OSError:
-                continue
-            test.addCleanup(remove_cgroup, folder)
-            return folder
-        folder.rmdir()
-    return test.skipTest("no cgroup of the memory controller can be made here")
 
 
 class Scrape:

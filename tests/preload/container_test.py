@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 
+import cgroups
 import harness
 
 WITHOUT_SOCKETS = ""  # taken from the command line, below
@@ -27,6 +28,17 @@ WORK = """if True:
         with open("/proc/self/status") as file:
             print(*[line.strip() for line in file if line.split(":")[0] in fields])
         print(*sorted(os.listdir("/proc/self/fd"), key=int))
+"""
+
+
+# Holds so many MiB at a time, in blocks of one size after another.
+PHASES = """if True:
+    import sys
+    for _ in range(2):
+        for size in (1000, 8 << 20, 600000, 40 << 20, 300, 30000):
+            blocks = [b"x" * size for _ in range((int(sys.argv[1]) << 20) // size)]
+            del blocks
+    print("well")
 """
 
 
@@ -69,6 +81,18 @@ class ContainerTest(harness.PreloadTest):
     def test_a_root_that_is_read_only(self):
         self.needs_namespaces()
         self.check_unharmed(self.in_namespace("mount -o remount,bind,ro / && mount -t tmpfs -o ro none /dev/shm"))
+
+    def test_memory_that_is_free_does_not_reach_the_limit_of_a_container(self):
+        """The kernel ends who comes to it. The limit is seen where containers see theirs, of version 1 and 2."""
+        self.needs_namespaces()
+        limit = 256 << 20
+        cgroup = cgroups.limited_cgroup(self, limit)
+        for see in (f"mount -t tmpfs none /sys/fs/cgroup && echo {limit} >/sys/fs/cgroup/memory.max",
+                    f"mount -t tmpfs none /sys/fs/cgroup && mkdir /sys/fs/cgroup/memory && echo {limit} "
+                    ">/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+            enter = f"echo $$ >{cgroup}/cgroup.procs && {see}"
+            command = ["/usr/bin/env", f"LD_PRELOAD={harness.LIBRARY}", "PYTHONMALLOC=malloc", PYTHON, "-c", PHASES, "140"]
+            self.assertEqual((0, b"well\n", b""), harness.run(self.in_namespace(enter)(command), False))
 
     def test_no_folder_for_pages(self):
         self.needs_namespaces()

@@ -48,6 +48,18 @@ TEST(PurgePolicy, TheBoundOfChurnIsAShareOfWhatIsUsed) {
   EXPECT_GT(policy.surplus(kHeld + (200 + 16) * kMiB + 1, 0), 0u);
 }
 
+TEST(PurgePolicy, HoldsBackAnEighthOfALimitAtMost) {
+  PurgePolicy policy;
+  policy.taken_again(100 * kGiB, 400 * kMiB);
+  PurgePolicy::limit_memory(256 * kMiB);
+  EXPECT_EQ(policy.hold_back(150 * kMiB), 32 * kMiB);
+  EXPECT_EQ(policy.surplus(32 * kMiB, 150 * kMiB), 0u);
+  EXPECT_GT(policy.surplus(32 * kMiB + 1, 150 * kMiB), 0u);
+  PurgePolicy::limit_memory(64 * kGiB);  // as if there were none
+  EXPECT_EQ(policy.hold_back(400 * kMiB), kHeld + (200 + 16) * kMiB);
+  PurgePolicy::limit_memory(SIZE_MAX);
+}
+
 size_t retained_after(int seconds, size_t retained) {
   PurgePolicy policy;
   for (int second = 0; second < seconds; ++second) {
