@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""hakmem-exporter and the tools where memory runs out: each of their allocations fails in turn, in the real program, by a
-malloc of the test's own (scarce_malloc.cc). None crashes, nothing leaks, and no count is lost or made twice."""
+"""hakmem-exporter, the tools and the endpoint of a process where memory runs out: each of their allocations fails in turn,
+in the real program, by a malloc of the test's own (scarce_malloc.cc). None crashes, nothing leaks, and no count is lost or made twice."""
 
 import mmap
 import resource
@@ -12,8 +12,27 @@ from harness import *
 ENDED = 1 << 30  # a pid that no process has
 
 
+def numbers_of(count, most):
+    """Of so many allocations those that fail: some that are spread evenly, but all in the test that takes long."""
+    return range(1, count + 1, 1 if "EVERY_ALLOCATION" in os.environ else max(1, count // most))
+
+
+def ask(port, path="/metrics"):
+    """An answer in full, or what came in its place."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+        answer = b""
+        try:
+            while chunk := client.recv(65536):
+                answer += chunk
+        except ConnectionResetError:
+            pass
+    assert not answer or re.match(rb"HTTP/1\.1 (200|500) ", answer), answer[:100]
+    return answer
+
+
 class Scarcity:
-    """The malloc of a program, told through a file: see scarce_malloc.c."""
+    """The malloc of a program, told through a file: see scarce_malloc.cc."""
 
     def __init__(self, test):
         folder = tempfile.TemporaryDirectory()
@@ -62,20 +81,6 @@ class Exporter(unittest.TestCase):
         self.addCleanup(lambda: (process.kill(), process.wait(), process.stderr.close()))
         return process, port
 
-    def ask(self, port):
-        """A scrape, or what came in its place."""
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-            answer = b""
-            try:
-                while chunk := client.recv(65536):
-                    answer += chunk
-            except ConnectionResetError:
-                pass
-        if answer:
-            self.assertRegex(answer[:20], rb"^HTTP/1\.1 (200|500) ")
-        return answer
-
     def end_a_process(self, number):
         """Leaves the page of a process that has ended."""
         data = bytearray(self.page)
@@ -111,7 +116,7 @@ class Exporter(unittest.TestCase):
             ended += 1
             failed += 1
             self.memory.fail(failed, failed % 2 == 0)
-            self.ask(port)
+            ask(port)
             was_last = self.memory.is_due()
             self.memory.end()
             self.assertIsNone(process.poll(), failed)
@@ -189,15 +194,46 @@ class Tools(unittest.TestCase):
                                                          env=environment(preload=False, **memory.variables), check=False)
             right = 1 if command[0] == "run" else 0
             count = memory.calls(lambda: self.assertEqual(run().returncode, right))
-            # Of the many of `top` some only, but for the test that takes long.
-            step = 1 if "EVERY_ALLOCATION" in os.environ else max(1, count // 100)
-            for number in range(1, count + 1, step):
+            numbers = numbers_of(count, 100)
+            for number in numbers:
                 memory.fail(number)
                 result = run()
                 memory.end()
                 self.assertIn(result.returncode, (0, 1, 2), (command, number, result.stderr))
                 self.assertLessEqual(len(lines(result.stderr)), 1, (command, number, result.stderr))
-            print(f"{len(range(1, count + 1, step))} of {count} allocations of hakmem {command[0]} failed", file=sys.stderr)
+            print(f"{len(numbers)} of {count} allocations of hakmem {command[0]} failed", file=sys.stderr)
+
+
+class Endpoint(unittest.TestCase):
+    def test_every_allocation_of_each_answer(self):
+        memory = Scarcity(self)
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(folder.cleanup)
+        variables = memory.variables | {"LD_PRELOAD": f"{memory.variables['LD_PRELOAD']}:{library()}"}
+        program = Program(pages=folder.name, HAKMEM_SAMPLE_BYTES="2048", **variables)
+        self.addCleanup(program.__exit__)
+        program.wait_for_endpoint()
+        for slot in range(8):  # after that no thread but the one that serves allocates
+            program.do(f"alloc {slot} 3000 {100 * (slot + 1)}")
+        child = program.do(f"fork {4 << 20}")
+        for path in ("/metrics", "/debug/pprof/heap", "/debug/pprof/fragmentation", "/debug/pprof/lifetimes", "/debug/leaks"):
+            answer = lambda path=path: ask(program.port, path)
+            for _ in range(3):
+                answer()
+            numbers = numbers_of(memory.calls(answer), 300)
+            blocks = memory.value(3)
+            for number in numbers:
+                memory.fail(number, number % 2 == 0)
+                answer()
+                memory.end()
+                self.assertIsNone(program.process.poll(), (path, number))
+            self.assertTrue(answer().startswith(b"HTTP/1.1 200 "), path)
+            self.assertAlmostEqual(memory.value(3), blocks, delta=64)
+            print(f"{len(numbers)} of {numbers[-1]} allocations of {path} failed", file=sys.stderr)
+        program.scrape().lint()
+        program.do(f"reap {child}")
+        self.assertEqual(program.end(), 0)
+        self.assertEqual(set(lines(program.error_text())), {"hakmem: a request for /metrics failed: std::bad_alloc"})
 
 
 if __name__ == "__main__":
