@@ -54,6 +54,10 @@ bool read_stat(const char* path, ProcessStat* result) {
   for (int number = 3; number <= 22; ++number) {
     if (number == 4) {
       result->parent = static_cast<uint32_t>(parse_decimal(&field));
+    } else if (number == 14) {
+      result->cpu_ticks = parse_decimal(&field);
+    } else if (number == 15) {
+      result->cpu_ticks += parse_decimal(&field);
     } else if (number == 22) {
       result->start_time = parse_decimal(&field);
       return true;

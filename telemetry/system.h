@@ -41,6 +41,7 @@ uint64_t parse_hexadecimal(const char** text);
 // /proc. A zombie still has an entry, but its memory is gone.
 struct ProcessStat {
   uint64_t start_time;
+  uint64_t cpu_ticks;  // of its threads, ended ones too
   uint32_t parent;
   bool is_zombie;
 };

@@ -59,7 +59,7 @@ void print_history(const telemetry::PageHistory& history, uint64_t end) {
     before = &history.entries[i];
   }
   if (!history.peak) return;
-  printf("\nPeak %36s, %.0f s before the last figures\n", size_text(history.peak->resident).c_str(),
+  printf("\nMost resident %27s, %.0f s before the last figures\n", size_text(history.peak->resident).c_str(),
          seconds_between(history.peak->realtime, end));
   auto print_part = [&](const char* name, double bytes) { printf("  %-24s %14s\n", name, size_text(bytes).c_str()); };
   print_part("live", history.peak->live);

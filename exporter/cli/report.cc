@@ -10,6 +10,7 @@
 #include "exporter/labels.h"
 #include "exporter/page_directory.h"
 #include "telemetry/snapshot.h"
+#include "telemetry/system.h"
 
 namespace hakmem::cli {
 namespace {
@@ -103,7 +104,7 @@ std::string time_text(double timestamp) {
 
 void print_peak_and_purging(const Snapshot& snapshot) {
   auto peak = [&](metrics::AtPeak which) { return snapshot.gauge(Metric::kPeak, static_cast<uint32_t>(which)); };
-  printf("\nPeak, at %s\n", time_text(snapshot.gauge(Metric::kPeakTime, 0)).c_str());
+  printf("\nMost live, at %s\n", time_text(snapshot.gauge(Metric::kPeakTime, 0)).c_str());
   printf("  %-24s %14s\n", "live", size_text(peak(metrics::AtPeak::Live)).c_str());
   printf("  %-24s %14s\n", "resident heap", size_text(peak(metrics::AtPeak::HeapResident)).c_str());
   printf("  %-24s %24s\n", "realized fragmentation",
@@ -115,6 +116,18 @@ void print_peak_and_purging(const Snapshot& snapshot) {
   printf("  %-24s %14s\n", "backlog", size_text(snapshot.gauge(Metric::kPurgeBacklog, 0)).c_str());
 }
 
+// Of now, as the time in superslab_refill is; of an ended process, or one of a container that is not seen, as
+// of when its figures were measured.
+double cpu_seconds(const Snapshot& snapshot) {
+  double measured = static_cast<double>(snapshot.counter(Metric::kProcessCpu, 0)) / 1e9;
+  telemetry::ProcessStat stat{};
+  uint32_t pid_here = exporter::Processes().pid_of(snapshot.identity);
+  if (pid_here == 0 || exporter::has_ended(snapshot.identity, pid_here) ||
+      !telemetry::read_process_stat(pid_here, &stat))
+    return measured;
+  return std::max(measured, static_cast<double>(stat.cpu_ticks) / static_cast<double>(sysconf(_SC_CLK_TCK)));
+}
+
 void print_superslab_refill(const Snapshot& snapshot) {
   double seconds[kCountOf<metrics::RefillStep>];
   double sum = 0;
@@ -123,8 +136,7 @@ void print_superslab_refill(const Snapshot& snapshot) {
     seconds[step] = static_cast<double>(snapshot.counter(Metric::kSuperslabRefillTime, slot)) / 1e9;
     sum += seconds[step];
   }
-  double cpu = static_cast<double>(snapshot.counter(Metric::kProcessCpu, 0)) / 1e9;
-  printf("\nsuperslab_refill %20.1f ms %9s of the CPU time\n", sum * 1e3, percent(sum, cpu).c_str());
+  printf("\nsuperslab_refill %20.1f ms %9s of the CPU time\n", sum * 1e3, percent(sum, cpu_seconds(snapshot)).c_str());
   for (uint32_t step = 0; step < kCountOf<metrics::RefillStep>; ++step)
     printf("  %-24s %11.1f ms %9s\n", metrics::kRefillStepNames[step], seconds[step] * 1e3,
            percent(seconds[step], sum).c_str());

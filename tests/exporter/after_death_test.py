@@ -55,9 +55,9 @@ class AfterDeath(unittest.TestCase):
             rows = re.findall(r"^ +-\d+ s +[0-9.]+ MiB +[0-9.]+ MiB ", text, re.M)
             self.assertGreaterEqual(len(rows), 2, text)
             # The peak is at the end or before, and says when.
-            resident, ago = re.search(r"^Peak +([0-9.]+) MiB, (\d+) s before the last figures\n", text, re.M).groups()
+            resident, ago = re.search(r"^Most resident +([0-9.]+) MiB, (\d+) s before the last figures\n", text, re.M).groups()
             self.assertTrue(peak[0] < float(resident) < peak[1], text)
-            live = float(re.search(r"^Peak .*\n  live +([0-9.]+) MiB\n", text, re.M).group(1))
+            live = float(re.search(r"^Most resident .*\n  live +([0-9.]+) MiB\n", text, re.M).group(1))
             self.assertGreater(live, 0.7 * float(resident))
         return int(ago)
 

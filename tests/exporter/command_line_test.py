@@ -80,6 +80,10 @@ class CommandLine(unittest.TestCase):
                 self.assertRegex(output, r"\n +1024 +19\.\d MiB +9\.8 MiB .* (49|50)\.\d %\n")
                 self.assertRegex(output, r"\n  carve +[0-9.]+ ms +[0-9.]+ %\n")
                 self.assertIn(f"\nWho holds it: `hakmem profile {program.pid}`; ", output)
+            program.do("churn 300")  # its figures are not measured anew for it
+            spent, share = map(float, re.search(r"\nsuperslab_refill +([0-9.]+) ms +([0-9.]+) % of the CPU time\n",
+                                                hakmem("report", program.pid)[1]).groups())
+            self.assertAlmostEqual(spent / share / 10, cpu_seconds(program.pid), delta=0.05 + 0.05 * cpu_seconds(program.pid))
             status, output, _ = hakmem("top", "--once")
             self.assertEqual(status, 0)
             self.assertRegex(output, rf"\n +{program.pid} exporter_worklo +[0-9.]+ MiB +[0-9.]+ MiB ")
