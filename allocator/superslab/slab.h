@@ -122,6 +122,35 @@ struct alignas(64) Slab {
     if (word < free_word) free_word = static_cast<uint8_t>(word);
     return true;
   }
+  // The same for a run of blocks, up to the first that is none of the slab's or may not come back.
+  // Returns how many came back. A child forked in the middle may lose the blocks of one word.
+  HAKMEM_INLINE uint32_t put_free_run(Block* const* blocks, uint32_t limit, const ClassShape& shape) {
+    uint64_t* map = free_map;  // in registers, as is the word that neighbours share
+    uintptr_t first = start;
+    uint64_t count = carved;
+    uint64_t lowest = free_word;
+    uint64_t word = lowest;
+    uint64_t bits = map[word];
+    uint32_t done = 0;
+    do {
+      uint64_t offset = reinterpret_cast<uintptr_t>(blocks[done]) - first;
+      uint64_t index = offset * shape.reciprocal >> kReciprocalShift;
+      if (index * shape.block_bytes != offset || index >= count) break;  // so of a block of any other slab
+      if (index / 64 != word) {
+        map[word] = bits;
+        word = index / 64;
+        bits = map[word];
+        lowest = word < lowest ? word : lowest;
+      }
+      uint64_t bit = uint64_t{1} << index % 64;
+      if ((bits & bit) != 0) [[unlikely]]
+        break;
+      bits |= bit;
+    } while (++done != limit);
+    map[word] = bits;
+    free_word = static_cast<uint8_t>(lowest);
+    return done;
+  }
   // Takes up to `limit` blocks; `blocks` gets them in the order of their
   // addresses. Returns how many; as many as there are, but for a child forked in
   // the middle of a change.

@@ -9,8 +9,6 @@
 namespace hakmem {
 namespace {
 
-constexpr size_t kNoUnit = SIZE_MAX;
-
 // The slab of the block, if it is of the class and of this thread's; else null.
 HAKMEM_INLINE Slab* own_slab_of(const ThreadCache* cache, uint32_t size_class, Block* block) {
   Slab* slab = slab_of(block);
@@ -66,23 +64,20 @@ uint32_t remove_samples_from(Block** blocks, uint32_t count, ClassState& state) 
 
 void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
   const ClassShape& shape = kClassShapes[size_class];
-  Slab* slab = nullptr;
-  size_t last_unit = kNoUnit;  // in which `slab` was looked up
-  for (Block* const* end = blocks + count; blocks != end; ++blocks) {
-    // Blocks that were freed one after the other often stand in one unit.
-    size_t unit = unit_of(*blocks);
-    if (unit != last_unit) {
-      slab = own_slab_of(cache, size_class, *blocks);
-      last_unit = unit;
+  for (Block* const* end = blocks + count; blocks != end;) {
+    // Blocks that were freed one after the other often stand in one slab.
+    Slab* slab = own_slab_of(cache, size_class, *blocks);
+    uint32_t returned = 0;
+    if (slab != nullptr) [[likely]] {
+      auto limit = std::min(static_cast<uint32_t>(end - blocks), slab->countdown);
+      returned = slab->put_free_run(blocks, limit, shape);
     }
-    if (slab == nullptr || !slab->try_put_free(*blocks, shape)) [[unlikely]] {
-      return_elsewhere(cache, size_class, *blocks);
-    } else {
-      if (--slab->countdown != 0) [[likely]]
-        continue;
-      settle_slab(cache, slab);
+    if (returned == 0) [[unlikely]] {
+      return_elsewhere(cache, size_class, *blocks++);
+      continue;
     }
-    last_unit = kNoUnit;
+    blocks += returned;
+    if ((slab->countdown -= returned) == 0) settle_slab(cache, slab);
   }
 }
 
