@@ -34,6 +34,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help=f"runs of each (default {FULL_RUNS}, with --quick {QUICK_RUNS})")
     parser.add_argument("--micro", action="store_true", help="the micro benchmarks in place of the workloads")
     parser.add_argument("--programs", action="store_true", help="real programs of Debian in place of the workloads")
+    parser.add_argument(
+        "--drawn", metavar="N", type=int, help="workloads drawn from seeds 1 to N in place of the workloads"
+    )
     parser.add_argument("--only", metavar="NAMES", help="only these tests, separated by commas (micro: name prefixes)")
     parser.add_argument(
         "--with",
@@ -57,8 +60,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.runs is None:
         options.runs = QUICK_RUNS if options.quick else FULL_RUNS
-    if options.micro and options.programs:
-        parser.error("--micro and --programs are two runs")
+    if sum(map(bool, (options.micro, options.programs, options.drawn))) > 1:
+        parser.error("--micro, --programs and --drawn are runs of their own")
+    if options.drawn is not None and options.drawn < 1:
+        parser.error("--drawn must be at least 1")
     if options.runs < 1:
         parser.error("--runs must be at least 1")
     options.build_dir = options.build_dir.resolve()
@@ -90,7 +95,7 @@ def micro_arguments(only: str | None, quick: bool) -> list[str]:
 def show_list(options: argparse.Namespace) -> None:
     for program in PROGRAMS if options.programs else ():
         print(f"{program.name}: {program.description}")
-    for workload in () if options.programs else selected_workloads(None, options.quick):
+    for workload in () if options.programs else selected_workloads(None, options.quick, options.drawn):
         print(f"{workload.name}: {workload.description}" + ("" if workload.quick else " (full runs only)"))
         print(f"    {workload.program} {' '.join(workload.arguments(options.quick))}")
     for allocator in find_allocators(options.build_dir, options.added, options.without):
@@ -111,7 +116,7 @@ def run_bench(options: argparse.Namespace) -> int:
         arguments = {program.name: program.arguments() for program in jobs}
     else:
         kind = "macro"
-        workloads = selected_workloads(options.only, options.quick)
+        workloads = selected_workloads(options.only, options.quick, options.drawn)
         jobs = macro_jobs(options.build_dir, workloads, options.quick)
         arguments = {workload.name: workload.arguments(options.quick) for workload in workloads}
     check_writable(options.json)

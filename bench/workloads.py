@@ -7,6 +7,8 @@ older results incomparable; `compare` refuses to compare them.
 Quick and full runs have the same heaps and differ in the number of operations,
 so that peak RSS means the same in both. Workloads without quick arguments take
 part in full runs only, so that quick runs stay quick.
+
+Nobody chose the workloads of `--drawn`: each draws all it does from its seed.
 """
 
 from dataclasses import dataclass
@@ -138,8 +140,24 @@ MICRO_MIN_TIME_QUICK = "0.02"
 MICRO_MIN_TIME_FULL = "0.1"
 
 
-def selected_workloads(only: str | None, quick: bool) -> list[Workload]:
-    taking_part = [workload for workload in WORKLOADS if workload.quick or not quick]
+def drawn_workloads(count: int) -> list[Workload]:
+    """Those of seeds 1 to `count`, the same in quick and full runs."""
+    return [
+        Workload(
+            name=f"drawn-{seed}",
+            description="threads, sizes, lifetimes, calls and who frees drawn from a seed; the program tells",
+            heap=(),
+            quick=(f"--seed={seed}",),
+            full=(f"--seed={seed}",),
+        )
+        for seed in range(1, count + 1)
+    ]
+
+
+def selected_workloads(only: str | None, quick: bool, drawn: int | None = None) -> list[Workload]:
+    """The workloads, or `drawn` drawn ones in their place, as far as `only` names them."""
+    candidates = drawn_workloads(drawn) if drawn else WORKLOADS
+    taking_part = [workload for workload in candidates if workload.quick or not quick]
     if only is None:
         return taking_part
     names = {workload.name for workload in taking_part}

@@ -190,7 +190,7 @@ class CommandTest(unittest.TestCase):
     def test_two_kinds_at_once(self):
         result = self.run_bench("--programs", "--micro")
         self.assertEqual(result.returncode, 2)
-        self.assertIn("--micro and --programs are two runs", result.stderr)
+        self.assertIn("--micro, --programs and --drawn are runs of their own", result.stderr)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ sys.path.insert(0, str(BENCH))
 from allocators import find_allocators
 from run_bench import DEFAULT_BUILD_DIR, macro_jobs
 from runner import Job, measure
-from workloads import WORKLOADS
+from workloads import WORKLOADS, drawn_workloads
 
 BUILD = DEFAULT_BUILD_DIR.resolve()
 # The library of this build, where there is one: it has to do the same work.
@@ -37,6 +37,17 @@ SHORT = {
     "exchange": ("00009c8daa6d2169", "--phases=4", "--operations=5000", "--own=500", "--shared=200"),
     "tiny": ("00009c8751a799b7", "--rounds=10"),
 }
+# Some of the drawn ones: each kind of lifetime, call and touch is among them.
+DRAWN = {
+    "drawn-3": ("0000025b9248d403", "--operations=600"),
+    "drawn-5": ("000004bec3d769a4", "--operations=600"),
+    "drawn-8": ("0000012e09df17bc", "--operations=600"),
+    "drawn-10": ("0000012e0212a86e", "--operations=600"),
+    "drawn-12": ("0000025a629fddbd", "--operations=600"),
+    "drawn-13": ("00000245097ab658", "--operations=600"),
+}
+SHORT |= DRAWN
+TESTED = [*WORKLOADS, *(workload for workload in drawn_workloads(13) if workload.name in DRAWN)]
 
 
 def allocators() -> dict:
@@ -46,7 +57,7 @@ def allocators() -> dict:
 
 
 def short_jobs() -> list[Job]:
-    jobs = macro_jobs(BUILD, list(WORKLOADS), quick=False)
+    jobs = macro_jobs(BUILD, TESTED, quick=False)
     return [Job(job.name, [*job.command, *SHORT[job.name][1:]], job.parse) for job in jobs]
 
 
@@ -56,7 +67,7 @@ def run(*command: object) -> subprocess.CompletedProcess:
 
 class WorkTest(unittest.TestCase):
     def test_every_workload_has_a_short_form(self):
-        self.assertEqual(SHORT.keys(), {workload.name for workload in WORKLOADS})
+        self.assertEqual(SHORT.keys(), {workload.name for workload in TESTED})
 
     def test_the_work_is_fixed_under_every_allocator(self):
         for job in short_jobs():
@@ -66,7 +77,8 @@ class WorkTest(unittest.TestCase):
 
     def test_another_seed_is_other_work(self):
         glibc = allocators()["glibc"]
-        for job in short_jobs():
+        # The drawn ones are other seeds already.
+        for job in short_jobs()[: len(WORKLOADS)]:
             other = Job(job.name, [*job.command, "--seed=2"], job.parse)
             with self.subTest(workload=job.name):
                 self.assertNotEqual(measure(BUILD, glibc, other).checksum, SHORT[job.name][0])
@@ -88,7 +100,7 @@ class ArgumentTest(unittest.TestCase):
             self.assertIn(message, result.stderr)
 
     def test_every_program_knows_its_options(self):
-        for program in {workload.program for workload in WORKLOADS}:
+        for program in {workload.program for workload in TESTED}:
             self.assert_refused(program, "--unheard-of=5", "--unheard-of: unknown option")
             self.assert_refused(program, "--seed=0", "--seed=0: not a positive number")
 
@@ -125,6 +137,18 @@ class SelectionTest(unittest.TestCase):
         refused = self.bench("--quick", "--only", "tiny")
         self.assertEqual(refused.returncode, 2)
         self.assertIn("--only tiny: no such test in quick runs; there are bursty, crossthread", refused.stderr)
+
+    def test_drawn_workloads_take_the_place_of_the_others(self):
+        drawn = self.bench("--list", "--drawn", "2")
+        programs = [line.strip() for line in drawn.stdout.splitlines() if "bench_" in line]
+        self.assertEqual(programs, ["bench_drawn --seed=1", "bench_drawn --seed=2"], drawn.stderr)
+        for arguments, message in (
+            (("--drawn", "0"), "--drawn must be at least 1"),
+            (("--drawn", "2", "--only", "larson"), "--only larson: no such test; there are drawn-1, drawn-2"),
+        ):
+            refused = self.bench(*arguments)
+            self.assertEqual(refused.returncode, 2)
+            self.assertIn(message, refused.stderr)
 
 
 if __name__ == "__main__":
