@@ -7,6 +7,7 @@ HAKMEM_LARGE_DATA constinit Heap heap;
 void Heap::decay_now(uint32_t shard) {
   superslabs.decay(shard);
   huge.decay(shard);
+  drain_due_.store(true, std::memory_order_relaxed);
   // The program may have set a limit for itself since we reserved addresses;
   // what libc and the program map counts against it, too.
   size_t limit = LinuxMemory::address_space_limit();

@@ -1,6 +1,7 @@
 // The one heap of the process: what all threads share.
 #pragma once
 
+#include <atomic>
 #include <type_traits>
 
 #include "allocator/base/assert.h"
@@ -34,14 +35,18 @@ struct Heap {
   }
 
   // Lets time pass: gives back a part of what was retained for long. Called on
-  // cold paths, does something once a second, and that is bounded. True when it did.
-  bool decay(uint32_t shard) {
-    if (!decay_clock.is_due(coarse_milliseconds())) [[likely]]
-      return false;
-    decay_now(shard);
-    return true;
+  // cold paths, does something once a second, and that is bounded.
+  void decay(uint32_t shard) {
+    if (decay_clock.is_due(coarse_milliseconds())) [[unlikely]]
+      decay_now(shard);
   }
   HAKMEM_COLD void decay_now(uint32_t shard);
+
+  // Whether blocks that nobody asked the pool for are to go back to their slabs: once after
+  // each turn of decay(), whoever had it, as most of its callers are in no state to see to that.
+  bool is_drain_due() {
+    return drain_due_.load(std::memory_order_relaxed) && drain_due_.exchange(false, std::memory_order_relaxed);
+  }
 
   // Unmaps what holds nothing: retained huge mappings, empty superslabs, and
   // under a limit of the address space the ends of reservations. The kernel
@@ -57,6 +62,9 @@ struct Heap {
   PageArena<SystemMemory> arena;
   SharedPool pool;
   DecayClock decay_clock;
+
+ private:
+  std::atomic<bool> drain_due_{false};
 };
 
 HAKMEM_HIDDEN extern Heap heap;

@@ -172,7 +172,8 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
     if (is_kept || !abandon(cache, exhausted)) place(cache, exhausted);
   }
   cache->counters.follow_sink(cache->shard);
-  if (heap.decay(cache->shard)) drain_pool(cache, Drain::kIdle);
+  heap.decay(cache->shard);
+  if (heap.is_drain_due()) drain_pool(cache, Drain::kIdle);
   NextSlab next = next_slab(cache, state, size_class);
   if (next.slab == nullptr) return {0, next.source};
   state.current = next.slab;

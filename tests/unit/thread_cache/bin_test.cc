@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "allocator/api/allocator.h"
+#include "allocator/platform/clock.h"
 #include "allocator/shared_pool/heap.h"
 #include "allocator/thread_cache/lifetime.h"
 #include "allocator/thread_cache/thread_cache.h"
@@ -128,6 +129,40 @@ TEST_F(BinTest, AFullBinKeepsTheNewestAndGivesTheOldestBack) {
     test::expect_books_balance(live);
     while (live[size_class]-- > 0) free(blocks[blocks.size() - 1 - live[size_class]]);
   }
+  expect_all_returned();
+}
+
+// Whoever it is that lets a second pass, the next refill from another slab gives back what nobody
+// asked the pool for since the second before.
+TEST_F(BinTest, PooledBlocksThatNobodyAsksForGoBackToTheirSlabs) {
+  constexpr size_t kBytes = 512, kOtherBytes = 30000;
+  const uint32_t size_class = size_class_of(kBytes);
+  heap.decay_clock.is_due(coarse_milliseconds() + 3'600'000);  // no second passes by itself
+  auto let_a_second_pass = [] { heap.decay_now(thread_state.cache->shard); };
+  auto refill_from_other_slabs = [] {
+    std::vector<void*> blocks = allocate_many(40, kOtherBytes);
+    free_all(blocks);
+  };
+  OtherThread giver(test::start_process), taker(test::start_process);
+  std::vector<void*> blocks = allocate_many(4 * kBinShapes[size_class].capacity, kBytes);
+  giver.run([&] { free_all(blocks); });
+  uint32_t given = heap.pool.pooled_blocks(size_class);
+  void* taken = nullptr;
+  taker.run([&] { taken = allocate(kBytes); });
+  uint32_t left = heap.pool.pooled_blocks(size_class);
+  ASSERT_LT(left, given);
+  ASSERT_GT(left, 0u);
+  let_a_second_pass();
+  refill_from_other_slabs();
+  EXPECT_EQ(heap.pool.pooled_blocks(size_class), left);
+  refill_from_other_slabs();
+  EXPECT_EQ(heap.pool.pooled_blocks(size_class), left);
+  let_a_second_pass();
+  refill_from_other_slabs();
+  EXPECT_EQ(heap.pool.pooled_blocks(size_class), 0u);
+  free(taken);
+  taker.run(flush_thread_cache);
+  giver.run(flush_thread_cache);
   expect_all_returned();
 }
 
