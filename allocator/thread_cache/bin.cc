@@ -114,14 +114,19 @@ void drain_pool(ThreadCache* cache, Drain drain) {
 
 namespace {
 
-// The bin has filled without an allocation: it fills less from now on, and keeps
-// half of that, the newest. The rest goes to threads that allocate, if they may want it.
+// The bin has filled without an allocation: it fills less from now on, and keeps half of
+// that, the newest; nothing, where the thread only passes on what others allocate. The
+// rest goes to threads that allocate, if they may want it.
 [[gnu::noinline]] void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
+  bool passes_on = state.current == nullptr && has_other_threads();
   uint32_t limit = state.bin_limit;
-  if (limit / 2 >= kLeastBinLimit) limit /= 2;
+  if (passes_on)
+    limit = kBinShapes[size_class].passed_on;
+  else if (limit / 2 >= kLeastBinLimit)
+    limit /= 2;
   state.bin_limit = limit;
-  uint32_t kept = limit / 2;
+  uint32_t kept = passes_on ? 0 : limit / 2;
   Bin& bin = cache->bins[size_class];
   Block** bottom = cache->bottom(size_class);
   Block** top = bin.top;

@@ -7,6 +7,7 @@
 // pointer reaches it.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -31,8 +32,9 @@ static_assert(sizeof(BinTop) == sizeof(uint64_t) && offsetof(Bin, top) == 0);
 inline constexpr uint32_t kMaxRefillBlocks = kRefillObjects << kRefillDoublings;
 
 struct BinShape {
-  uint32_t capacity;  // slots; ClassState::bin_limit may be less
-  uint32_t bottom;    // index of the null slot among the slots of a cache
+  uint32_t capacity;   // slots; ClassState::bin_limit may be less
+  uint32_t bottom;     // index of the null slot among the slots of a cache
+  uint32_t passed_on;  // limit of a thread that passes on what others allocate
   bool is_big;
 };
 
@@ -52,6 +54,11 @@ inline constexpr uint32_t kLeastBinLimit = 128;
 inline constexpr int32_t kSentHome = 512;
 inline constexpr int32_t kKeptFromHome = 16 * kSentHome;
 
+// Among several threads, the limit of one without a current slab: what it frees is a batch
+// on its way to others, and serves nobody meanwhile.
+inline constexpr size_t kPassedOnBytes = 16 * kKiB;
+inline constexpr uint32_t kMinPassedOnBlocks = 2;
+
 // Each free of a block above this size is looked at, since what a thread keeps
 // of all big classes together is bounded: by kBigBytes.
 inline constexpr size_t kBigBlockBytes = 32 * kKiB;
@@ -61,10 +68,13 @@ constexpr std::array<BinShape, kSizeClassCount> make_bin_shapes() {
   std::array<BinShape, kSizeClassCount> shapes{};
   uint32_t next = 0;
   for (uint32_t i = 0; i < kSizeClassCount; ++i) {
-    size_t blocks = kBinBytes / kClassShapes[i].block_bytes;
-    uint32_t capacity = static_cast<uint32_t>(blocks > kMaxBinBlocks ? kMaxBinBlocks : blocks);
-    if (capacity < kMinBinBlocks) capacity = kMinBinBlocks;
-    shapes[i] = {capacity, next + capacity, kClassShapes[i].block_bytes > kBigBlockBytes};
+    uint32_t bytes = kClassShapes[i].block_bytes;
+    auto blocks_of = [bytes](size_t all, uint32_t least, uint32_t most) {
+      return std::clamp(static_cast<uint32_t>(all / bytes), least, most);
+    };
+    uint32_t capacity = blocks_of(kBinBytes, kMinBinBlocks, kMaxBinBlocks);
+    shapes[i] = {capacity, next + capacity, blocks_of(kPassedOnBytes, kMinPassedOnBlocks, kLeastBinLimit),
+                 bytes > kBigBlockBytes};
     next += capacity + 1;
   }
   return shapes;

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include <algorithm>
+
 #include "allocator/base/probe.h"
 #include "allocator/thread_cache/internal.h"
 
@@ -177,6 +179,8 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   NextSlab next = next_slab(cache, state, size_class);
   if (next.slab == nullptr) return {0, next.source};
   state.current = next.slab;
+  // The thread may have passed on only what others allocate.
+  state.bin_limit = std::max(state.bin_limit, std::min(kBinShapes[size_class].capacity, kLeastBinLimit));
   Batch batch = take_batch(cache, next.slab, limit);
   batch.source = next.source;
   HAKMEM_ASSERT(batch.count > 0);

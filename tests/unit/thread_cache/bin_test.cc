@@ -132,6 +132,27 @@ TEST_F(BinTest, AFullBinKeepsTheNewestAndGivesTheOldestBack) {
   expect_all_returned();
 }
 
+TEST_F(BinTest, AThreadThatOnlyFreesKeepsNoMoreThanABatch) {
+  for (size_t bytes : {size_t{16}, size_t{512}, size_t{5000}, size_t{30000}}) {
+    uint32_t size_class = size_class_of(bytes);
+    std::vector<void*> blocks = allocate_many(3 * kBinShapes[size_class].capacity, bytes);
+    OtherThread other([&] {
+      free_all(blocks);
+      EXPECT_TRUE(in_bin(bytes) <= kMinPassedOnBlocks ||
+                  in_bin(bytes) * kClassShapes[size_class].block_bytes <= kPassedOnBytes);
+    });
+    // Once it refills from slabs the bin may hold more.
+    other.run([&] {
+      blocks = allocate_many(3 * kBinShapes[size_class].capacity, bytes);
+      EXPECT_GE(thread_state.cache->classes[size_class].bin_limit,
+                std::min(kBinShapes[size_class].capacity, kLeastBinLimit));
+      free_all(blocks);
+    });
+    other.run(flush_thread_cache);
+  }
+  expect_all_returned();
+}
+
 // Whoever it is that lets a second pass, the next refill from another slab gives back what nobody
 // asked the pool for since the second before.
 TEST_F(BinTest, PooledBlocksThatNobodyAsksForGoBackToTheirSlabs) {
@@ -170,7 +191,7 @@ TEST_F(BinTest, PooledBlocksThatNobodyAsksForGoBackToTheirSlabs) {
 class WanderingSlabTest : public BinTest {
  protected:
   static constexpr size_t kBytes = 1000;
-  static constexpr uint32_t kFreed = 20;
+  static constexpr uint32_t kFreed = 10;
 
   // Another thread allocates blocks of a slab, and this one frees half of them
   // into its bin; `meanwhile` is called before this one gives them back.
