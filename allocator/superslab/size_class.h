@@ -77,13 +77,15 @@ inline constexpr uint32_t kRefillDoublings = HAKMEM_REFILL_DOUBLINGS;  // of bot
 
 constexpr ClassShape make_shape(uint32_t size_class) {
   size_t bytes = class_bytes(size_class);
-  // The smallest span of which at most an eighth is left over. Small spans: what
+  // The smallest span of which at most a twelfth is left over. Small spans: what
   // a thread keeps of a class that it seldom uses is one slab. Of the large
-  // classes it is a slab of one to six blocks.
-  size_t fewest = bytes <= kUnitBytes / 2 ? 4 : 1;
+  // classes it is a slab of one to six blocks, with at most an eighth left over.
+  bool is_large = bytes > kUnitBytes / 2;
+  size_t fewest = is_large ? 1 : 4;
+  size_t parts = is_large || kGuardBytes != 0 ? 8 : 12;
   uint32_t units = 1;
   auto rest_of = [bytes](uint32_t n) { return kGuardBytes + span_bytes(n) % bytes; };
-  while (span_bytes(units) / bytes < fewest || rest_of(units) * 8 > units * kUnitBytes) ++units;
+  while (span_bytes(units) / bytes < fewest || rest_of(units) * parts > units * kUnitBytes) ++units;
   size_t span = span_bytes(units);
   uint32_t capacity = static_cast<uint32_t>(span / bytes);
   size_t objects = kRefillBytes / bytes;

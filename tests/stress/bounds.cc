@@ -75,7 +75,7 @@ class Queue {
 size_t most_bytes_of_thread() {
   const char* preload = getenv("LD_PRELOAD");
   bool is_hardened = preload != nullptr && strstr(preload, "hardened") != nullptr;
-  return (is_hardened ? 8 : 4) * kMiB;
+  return (is_hardened ? 8 : 2) * kMiB;
 }
 
 // Producers allocate, consumers free: 15 times what is live at once goes through.

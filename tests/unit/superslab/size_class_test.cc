@@ -45,7 +45,8 @@ TEST(SizeClass, ShapesWasteLittle) {
     EXPECT_LE(size_t{shape.capacity} * shape.block_bytes, span_bytes(shape.units));
     size_t rest = span_bytes(shape.units) - size_t{shape.capacity} * shape.block_bytes;
     EXPECT_LT(rest, shape.block_bytes);
-    EXPECT_LE((rest + kGuardBytes) * 8, span) << shape.block_bytes;
+    bool is_tight = kGuardBytes == 0 && shape.block_bytes <= 32 * kKiB;
+    EXPECT_LE((rest + kGuardBytes) * (is_tight ? 12 : 8), span) << shape.block_bytes;
     EXPECT_LE(shape.units, kGuardBytes == 0 ? 7u : 10u) << "a slab that a class seldom needs is small";
     EXPECT_GE(shape.capacity, shape.block_bytes <= 32 * kKiB ? 4u : 1u);
     EXPECT_GE(shape.refill_objects, 1u);
