@@ -94,7 +94,12 @@ void PageDirectory::refresh() {
     Identity identity{};
     parse_name(name, &identity);
     // After the walk: all processes that have a page are there when /proc is read.
-    if (!page.pid_here && !find_process(page, processes.pid_of(identity))) {
+    uint32_t pid_here = page.pid_here ? *page.pid_here : processes.pid_of(identity);
+    if (pid_here == 0 && !page.pid_here && processes.lacked_means()) {
+      ++entry;  // it may be there, and is looked for again
+      continue;
+    }
+    if (!page.pid_here && !find_process(page, pid_here)) {
       skip(PageProblem::ForeignOwner, name, page.inode);
       entry = pages_.erase(entry);
       continue;

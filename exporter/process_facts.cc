@@ -40,6 +40,7 @@ uint32_t innermost_pid(uint32_t pid) {
   std::string path = "/proc/" + std::to_string(pid) + "/status";
   if (telemetry::read_small_file(path.c_str(), status, sizeof status) <= 0) return 0;
   const char* field = strstr(status, "\nNSpid:");
+  errno = 0;  // it could be asked
   if (field == nullptr) return 0;
   field += strlen("\nNSpid:");
   uint64_t innermost = 0;
@@ -92,17 +93,24 @@ void Processes::read_all() {
     const char* text = name.c_str();
     auto pid = static_cast<uint32_t>(telemetry::parse_decimal(&text));
     telemetry::ProcessStat stat{};
-    if (*text == '\0' && telemetry::read_process_stat(pid, &stat)) by_start_time_.emplace(stat.start_time, pid);
+    if (*text != '\0') continue;
+    if (telemetry::read_process_stat(pid, &stat))
+      by_start_time_.emplace(stat.start_time, pid);
+    else
+      lacked_means_ |= lacks_means(errno);
   }
+  lacked_means_ |= lacks_means(error.value());
 }
 
 uint32_t Processes::find_foreign(const telemetry::Identity& identity) {
   if (!is_read_) read_all();
   is_read_ = true;
   auto [begin, end] = by_start_time_.equal_range(identity.start_time);
-  for (auto entry = begin; entry != end; ++entry)
-    if (innermost_pid(entry->second) == identity.pid && may_be_of_namespace(entry->second, identity.pid_namespace))
-      return entry->second;
+  for (auto entry = begin; entry != end; ++entry) {
+    uint32_t innermost = innermost_pid(entry->second);
+    if (innermost == 0) lacked_means_ |= lacks_means(errno);
+    if (innermost == identity.pid && may_be_of_namespace(entry->second, identity.pid_namespace)) return entry->second;
+  }
   return 0;
 }
 

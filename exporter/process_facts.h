@@ -19,11 +19,15 @@ class Processes {
   // question reads all of /proc, so a process that started later is not seen.
   uint32_t pid_of(const telemetry::Identity& identity);
 
+  // Whether descriptors or memory ran out meanwhile: a process that is not seen may live.
+  bool lacked_means() const { return lacked_means_; }
+
  private:
   void read_all();
   uint32_t find_foreign(const telemetry::Identity& identity);
 
   bool is_read_ = false;
+  bool lacked_means_ = false;
   std::multimap<uint64_t, uint32_t> by_start_time_;
 };
 

@@ -125,6 +125,7 @@ struct alignas(64) Slab {
   // The same for a run of blocks, up to the first that is none of the slab's or may not come back.
   // Returns how many came back. A child forked in the middle may lose the blocks of one word.
   HAKMEM_INLINE uint32_t put_free_run(Block* const* blocks, uint32_t limit, const ClassShape& shape) {
+    HAKMEM_ASSERT(limit != 0);
     uint64_t* map = free_map;  // in registers, as is the word that neighbours share
     uintptr_t first = start;
     uint64_t count = carved;

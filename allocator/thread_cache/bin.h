@@ -49,8 +49,8 @@ inline constexpr uint32_t kFirstBinLimit = 256;
 // slots: what stays in it afterwards keeps few slabs from becoming empty.
 inline constexpr uint32_t kLeastBinLimit = 128;
 
-// Of the blocks of other threads' slabs that a thread frees so many of a class go home, if the
-// frees of its own blocks do not outnumber them; of the next so many each stays in the bin.
+// Of the blocks of other threads' slabs that a thread frees so many of a class go home, or more
+// where it frees more of its own (after_many_frees() in bin.cc); of the next so many each stays in the bin.
 inline constexpr int32_t kSentHome = 512;
 inline constexpr int32_t kKeptFromHome = 16 * kSentHome;
 

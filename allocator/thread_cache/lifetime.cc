@@ -160,6 +160,10 @@ void flush_bins(ThreadCache* cache) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     if constexpr (kBuild.stats) count_allocations(cache, size_class);
     flush_bin(cache, size_class);
+    // Another thread may have the cache next, which need not only pass blocks on as this one did.
+    ClassState& state = cache->classes[size_class];
+    state.bin_limit = std::max(state.bin_limit, std::min(kBinShapes[size_class].capacity, kFirstBinLimit));
+    state.to_send_home = -kSentHome;
     offer_bin(cache, size_class);
   }
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """hakmem-exporter and hakmem on the machine, of processes in containers."""
 
+import resource
 import tempfile
 
 from harness import *
@@ -34,6 +35,24 @@ class Containers(unittest.TestCase):
         scrape.lint()
         shown = scrape.matching("hakmem_build_info", comm="exporter_worklo")
         self.assertEqual({dict(labels)["pid"] for _, labels in shown}, names)
+
+    def test_one_that_comes_while_descriptors_run_out_is_not_taken_for_ended(self):
+        """It is looked for in /proc, of which nothing can be read."""
+        exporter = self.exporter.process.pid
+        self.exporter.scrape()
+        held = len([fd for fd in os.listdir(f"/proc/{exporter}/fd") if int(fd) < 60])  # its sockets stand above
+        limits = resource.prlimit(exporter, resource.RLIMIT_NOFILE)
+        for left in range(2, 7):
+            # One each is kept open, of the page of the last.
+            resource.prlimit(exporter, resource.RLIMIT_NOFILE, (held + left, limits[1]))
+            program, _ = self.contained()
+            program.do("alloc 0 5000 1000")
+            for _ in range(2):
+                self.exporter.scrape()
+            resource.prlimit(exporter, resource.RLIMIT_NOFILE, limits)
+            scrape = self.exporter.scrape()
+            self.assertEqual(scrape.value("hakmem_exporter_pages"), left - 1, f"{left} descriptors left")
+            held += 1
 
     def test_a_process_of_a_container_has_its_label_and_its_end_is_seen(self):
         identifier = os.urandom(32).hex()

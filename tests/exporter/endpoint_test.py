@@ -154,7 +154,7 @@ class BadInput(unittest.TestCase):
         if subprocess.run([*hide, "true"], check=False, capture_output=True).returncode:
             self.skipTest("mount namespaces are not permitted here")
         self.runs_with("hakmem: no stats page in /dev/shm: it is read-only; the endpoint works, hakmem-exporter does "
-                       "not see this process", serves=True, HAKMEM_PAGES="/dev/shm", HAKMEM_PROGRAM="exporter_worklo",
+                       "not see this process", serves=True, HAKMEM_PAGES="/dev/shm", LD_PRELOAD="",
                        command=[*hide, "env", f"LD_PRELOAD={library()}", workload()])
 
     def test_only_the_named_program_serves(self):

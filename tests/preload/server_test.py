@@ -116,10 +116,10 @@ class ServerTest(harness.PreloadTest):
                 connection.close()
 
     def test_thread_per_connection(self):
-        self.check_mode("thread", 12)
+        self.check_mode("thread", 14)
 
     def test_pool_of_threads(self):
-        self.check_mode("pool", 34)
+        self.check_mode("pool", 38)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -44,10 +45,11 @@ void short_threads(size_t count) {
     std::vector<std::thread> threads;
     for (size_t i = 0; i < kAtOnce; ++i) threads.emplace_back(short_life, (started + i) << 20);
     for (std::thread& thread : threads) thread.join();
-    if (started == kSettled) settled = resident_bytes();
+    // How many live at once is up to the scheduler: the most of the first.
+    if (started <= kSettled) settled = std::max(settled, resident_bytes());
   }
   free(left_behind.exchange(nullptr));
-  printf("%zu threads: %zu KiB resident after %zu, %zu at the end\n", count, settled / kKiB, kSettled,
+  printf("%zu threads: %zu KiB resident at most in the first %zu, %zu at the end\n", count, settled / kKiB, kSettled,
          resident_bytes() / kKiB);
   CHECK_OP(resident_bytes(), <=, settled + 8 * kMiB);
 }
