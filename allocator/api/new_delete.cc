@@ -71,8 +71,9 @@ HAKMEM_EXPORT void* operator new(size_t bytes, std::align_val_t alignment) {
 HAKMEM_EXPORT void operator delete(void* address) noexcept { hakmem::free(address); }
 HAKMEM_EXPORT void operator delete(void* address, std::align_val_t alignment) noexcept {
   auto wanted = static_cast<size_t>(alignment);
-  if (((reinterpret_cast<uintptr_t>(address) | wanted) & (wanted - 1)) != 0) [[unlikely]]
-    if (!hakmem::check_alignment(address, wanted)) return;
+  bool is_suspect = ((reinterpret_cast<uintptr_t>(address) | wanted) & (wanted - 1)) != 0;
+  if (is_suspect && !hakmem::check_alignment(address, wanted)) [[unlikely]]
+    return;
   hakmem::free(address);
 }
 
