@@ -93,7 +93,7 @@ CASE_WRITTEN(write_after_free_by_another_thread) {
 
 /* Out of a block, into one that is free. */
 CASE_WRITTEN(overflow_into_the_next_block) {
-  enum { COUNT = 16 };
+  enum { COUNT = 512 }; /* neighbours are among them, in whatever order they come */
   char* blocks[COUNT];
   for (int i = 0; i < COUNT; ++i) blocks[i] = (char*)malloc(48);
   for (int i = 0; i < COUNT; ++i)
@@ -119,7 +119,7 @@ CASE_OF(overflow_into_fresh_memory, CORRUPTED, LATER, SKIP, NOW) {
 }
 
 CASE_WRITTEN(underflow_into_the_block_before) {
-  enum { COUNT = 16 };
+  enum { COUNT = 512 };
   char* blocks[COUNT];
   for (int i = 0; i < COUNT; ++i) blocks[i] = (char*)malloc(16);
   for (int i = 0; i < COUNT; ++i)
