@@ -14,6 +14,10 @@ def own_page_name(page):
     return page.with_name(f"hakmem.{page.name.split('.')[1]}.{os.getpid()}.{start}")
 
 
+# Above what any process can have (PID_MAX_LIMIT of the kernel): the page is nobody else's.
+YOUNG, OLD = 5_000_001, 5_000_002
+
+
 def made_without_proc(page, pid, age, silent_for=0):
     """Writes a copy of a page as of a process that does not know its namespace and is so many seconds
     old, and in whose page nothing has changed for so many; its path."""
@@ -161,25 +165,25 @@ class Machine(unittest.TestCase):
 
     def test_by_itself_it_shows_processes_by_pid_from_a_minute_on(self):
         program = self.start(5000)
-        made_without_proc(program.page(), 1001, age=50)
-        made_without_proc(program.page(), 1002, age=61)
+        made_without_proc(program.page(), YOUNG, age=50)
+        made_without_proc(program.page(), OLD, age=61)
         exporter = MachineExporter(self.folder.name, young=None)
         self.addCleanup(exporter.stop)
         scrape = exporter.scrape()
         self.assertEqual(scrape.value("hakmem_exporter_pages"), 3)
-        self.assertEqual({dict(labels).get("pid") for _, labels in scrape.values}, {"other", "1002", None})
+        self.assertEqual({dict(labels).get("pid") for _, labels in scrape.values}, {"other", str(OLD), None})
 
     def test_a_process_that_cannot_be_looked_for_has_ended_when_it_was_silent_for_a_day(self):
         program = self.start(5000)
         wait_until(lambda: program.do("alloc 1 500 1000") and self.exporter.scrape().matching("hakmem_live_bytes"), "its figures")
         day = 24 * 3600
-        made_without_proc(program.page(), 1001, age=0, silent_for=day - 60)
-        silent = made_without_proc(program.page(), 1002, age=0, silent_for=day + 60)
+        made_without_proc(program.page(), YOUNG, age=0, silent_for=day - 60)
+        silent = made_without_proc(program.page(), OLD, age=0, silent_for=day + 60)
         for _ in range(2):
             scrape = self.exporter.scrape()
             self.assertEqual({dict(labels).get("pid") for _, labels in scrape.matching("hakmem_live_bytes")},
-                             {str(program.pid), "1001"})
-            self.assertEqual(scrape.value("hakmem_refills_total", pid="other"), scrape.value("hakmem_refills_total", pid="1001"))
+                             {str(program.pid), str(YOUNG)})
+            self.assertEqual(scrape.value("hakmem_refills_total", pid="other"), scrape.value("hakmem_refills_total", pid=str(YOUNG)))
         self.assertTrue(silent.exists(), "kept for a report, as that of an ended process")
 
     def test_what_sandboxes_leave_of_telemetry_is_shown(self):
