@@ -119,7 +119,7 @@ namespace {
 // rest goes to threads that allocate, if they may want it.
 [[gnu::noinline]] void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
-  bool passes_on = state.current == nullptr && has_other_threads();
+  bool passes_on = state.taken == 0 && has_other_threads();
   uint32_t limit = state.bin_limit;
   if (passes_on)
     limit = kBinShapes[size_class].passed_on;
@@ -141,7 +141,9 @@ namespace {
   std::atomic_signal_fence(std::memory_order_seq_cst);
   bin.top = bottom - kept;
   count = remove_samples_from(oldest, count, state);
-  if (!heap.pool.give_blocks(size_class, oldest, count)) return_to_slabs(cache, size_class, oldest, count);
+  bool is_own = !passes_on && count != 0 && own_slab_of(cache, size_class, oldest[0]) != nullptr &&
+                own_slab_of(cache, size_class, oldest[count - 1]) != nullptr;
+  if (is_own || !heap.pool.give_blocks(size_class, oldest, count)) return_to_slabs(cache, size_class, oldest, count);
 }
 
 // Into a bin that is not full, and that takes `room` more frees.

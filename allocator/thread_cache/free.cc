@@ -13,18 +13,22 @@ namespace {
 // keeps up with those that free into its slabs.
 constexpr uint32_t kSleepersToTidy = 2;
 
-// Available slabs of a class that a thread keeps for itself while it does not
-// refill from them; what comes beyond is left to others. A thread that never
-// allocated from the class keeps none.
+// Address space of the available slabs of a class that a thread keeps for itself, among several
+// threads, while it does not refill from them, and how many they may be whatever their size. It
+// keeps no more than it has taken (ClassState::taken); what comes beyond is left to others.
+constexpr size_t kKeptAvailableBytes = 2 * kMiB;
 constexpr uint32_t kKeptAvailable = 8;
 
 // Address space of the sleeping slabs of a class that a thread keeps while
 // there are other threads, who may free what is left in them.
 constexpr size_t kKeptSleepingBytes = 8 * kMiB;
 
-bool is_wanted_here(const ThreadCache* cache, const ClassState& state) {
-  if (is_late(cache)) return false;
-  return !has_other_threads() || (state.current != nullptr && state.available_count < kKeptAvailable);
+// How many available slabs of the class the thread keeps.
+uint32_t kept_available(const ThreadCache* cache, uint32_t size_class) {
+  if (is_late(cache)) return 0;
+  if (!has_other_threads()) return UINT32_MAX;
+  auto most = static_cast<uint32_t>(kKeptAvailableBytes / (kClassShapes[size_class].units * kUnitBytes));
+  return std::min(std::max(most, kKeptAvailable), cache->classes[size_class].taken);
 }
 
 // Takes an owned slab out of the list that place() put it into, and settles it.
@@ -42,12 +46,31 @@ void displace(ThreadCache* cache, Slab* slab) {
   HAKMEM_ASSERT(slab->is_consistent());
 }
 
+// A slab that the thread owned goes back, empty, or to the pool.
+void count_let_go(ThreadCache* cache, const Slab* slab) {
+  ClassState& state = cache->classes[slab->size_class];
+  if (state.taken > 0) --state.taken;
+}
+
 // Leaves a settled, part-full slab in no list to whoever refills from the class next.
 void give_to_pool(ThreadCache* cache, Slab* slab) {
   slab->set_countdown(kNoThreshold);
+  count_let_go(cache, slab);
   if (heap.pool.give(slab)) return;
   // The last of its blocks came back in between.
   collect_remote(cache, slab);
+  retire(cache, slab);
+}
+
+// Leaves the slab that has been available longest to others, if there are more than the thread
+// keeps: into the newest frees still come.
+void trim_available(ThreadCache* cache, uint32_t size_class) {
+  ClassState& state = cache->classes[size_class];
+  if (state.available_count <= kept_available(cache, size_class)) return;
+  Slab* slab = state.available.last();
+  displace(cache, slab);
+  if (slab->used != 0) return give_to_pool(cache, slab);
+  count_let_go(cache, slab);
   retire(cache, slab);
 }
 
@@ -64,11 +87,7 @@ void tidy_class(ThreadCache* cache, uint32_t size_class) {
     if (is_surplus && is_asleep && abandon(cache, slab)) continue;
     place(cache, slab);
   }
-  if (state.available_count > kKeptAvailable && has_other_threads()) {
-    Slab* slab = state.available.last();
-    displace(cache, slab);
-    slab->used == 0 ? retire(cache, slab) : give_to_pool(cache, slab);
-  }
+  trim_available(cache, size_class);
 }
 
 // May read a list that others change meanwhile: a link is followed only
@@ -173,12 +192,12 @@ bool is_sent_home(ClassState& state) {
   return true;
 }
 
-// Takes a free of a block of a slab that another thread owns, or the pool. A thread without
-// a current slab of the class keeps it, to pass it on by the batch.
+// Takes a free of a block of a slab that another thread owns, or the pool. A thread that has
+// taken no slab of the class keeps it, to pass it on by the batch.
 HAKMEM_INLINE void free_to_other(ThreadCache* cache, Slab* slab, Block* block) {
   cache->exact.count_free(slab->size_class);
   ClassState& state = cache->classes[slab->size_class];
-  if (state.current == nullptr || !is_sent_home(state)) return put_into_bin(cache, slab, block);
+  if (state.taken == 0 || !is_sent_home(state)) return put_into_bin(cache, slab, block);
   block->mark_free();
   push_remote(cache, slab, block);
 }
@@ -237,7 +256,10 @@ void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_wor
 
 void place(ThreadCache* cache, Slab* slab) {
   ClassState& state = cache->classes[slab->size_class];
-  if (slab->used == 0) return retire(cache, slab);
+  if (slab->used == 0) {
+    count_let_go(cache, slab);
+    return retire(cache, slab);
+  }
   uint32_t threshold = slab->shape().wake_threshold;
   if (slab->listed() < threshold && !is_late(cache)) {
     slab->state = SlabState::Sleeping;
@@ -245,13 +267,12 @@ void place(ThreadCache* cache, Slab* slab) {
     slab->set_countdown(missing < slab->used ? missing : slab->used);
     state.sleeping.push_front(slab);
     ++state.sleeping_count;
-  } else if (is_wanted_here(cache, state)) {
+  } else {
     slab->state = SlabState::Available;
     slab->set_countdown(slab->used);
     state.available.push_front(slab);
     ++state.available_count;
-  } else {
-    give_to_pool(cache, slab);
+    trim_available(cache, slab->size_class);
   }
 }
 

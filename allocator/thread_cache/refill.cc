@@ -129,7 +129,10 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     slab = woken_sleeper(state);
   if (slab == nullptr) {
     slab = heap.pool.take(size_class, cache->tag());
-    if (slab != nullptr) metrics::count<metrics::Metric::kSlabAdoptions>(cache->shard);
+    if (slab != nullptr) {
+      ++state.taken;
+      metrics::count<metrics::Metric::kSlabAdoptions>(cache->shard);
+    }
   }
   if (slab != nullptr) {
     set_bin(cache, slab);
@@ -140,6 +143,7 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
   slab = heap.take_span(kClassShapes[size_class].units, SlabState::Current, size_class, cache->shard);
   // Relaxed: no other thread knows a block of this slab yet.
   if (slab != nullptr) {
+    ++state.taken;
     slab->owner.store(cache->tag(), std::memory_order_relaxed);
     set_bin(cache, slab);
   }

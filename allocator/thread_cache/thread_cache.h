@@ -48,7 +48,8 @@ struct ClassState {
   SlabList sleeping;        // owned, with too few of them
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
-  uint32_t bin_limit = 0;             // blocks that the bin may hold for now: its capacity at most
+  uint32_t taken = 0;      // slabs that refills took from elsewhere, less those that were let go part-full or empty
+  uint32_t bin_limit = 0;  // blocks that the bin may hold for now: its capacity at most
   int32_t to_send_home = -kSentHome;  // of other threads' blocks the next so many; negative: they stay here before
   uint32_t carve_doublings = 0;       // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;            // of a big class: in its bin when big_bytes was counted last

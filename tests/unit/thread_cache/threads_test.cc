@@ -163,7 +163,7 @@ TEST(Threads, WhatAThreadKeptAloneIsLeftToOthers) {
   free_all_but(shape.capacity - 1, 0, slabs - 40);
   // But for those whose block still waits in the thread's bin.
   EXPECT_GT(owned(), slabs - 40 - 2 * kBinShapes[size_class_of(kBytes)].capacity);
-  free_all_but(1, 0, 30);
+  free_all_but(1, 0, 70);
   size_t kept_alone = owned();
 
   test::OtherThread other([&] {
