@@ -23,6 +23,8 @@ namespace hakmem {
 
 class SharedPool {
  public:
+  static constexpr uint32_t kMaxBlocks = 1024;  // of a class
+
   constexpr SharedPool() = default;
 
   // The caller owns the slab and has settled it. From here on it does not; but
@@ -127,7 +129,6 @@ class SharedPool {
   }
 
  private:
-  static constexpr uint32_t kMaxBlocks = 1024;
   static constexpr size_t kMaxBlockBytes = 64 * kKiB;
 
   struct Blocks {

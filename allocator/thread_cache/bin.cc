@@ -104,46 +104,42 @@ void flush_bin(ThreadCache* cache, uint32_t size_class) {
 }
 
 void drain_pool(ThreadCache* cache, Drain drain) {
-  Block* blocks[kMaxBinBlocks];
+  constexpr uint32_t kMost = SharedPool::kMaxBlocks;
+  Block* blocks[kMost];
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     if (drain == Drain::kIdle && !heap.pool.has_idle_blocks(size_class)) continue;
-    uint32_t count = heap.pool.take_blocks(size_class, blocks + kMaxBinBlocks, kMaxBinBlocks);
-    return_to_slabs(cache, size_class, blocks + kMaxBinBlocks - count, count);
+    uint32_t count = heap.pool.take_blocks(size_class, blocks + kMost, kMost);
+    return_to_slabs(cache, size_class, blocks + kMost - count, count);
   }
 }
 
 namespace {
 
-// The bin has filled without an allocation: it fills less from now on, and keeps half of
-// that, the newest; nothing, where the thread only passes on what others allocate. The
-// rest goes to threads that allocate, if they may want it.
+// The bin has filled without an allocation. It keeps half of what it may hold, and from the
+// second time on without a refill it may hold less; nothing, where the thread only passes on
+// what others allocate. The rest, the newest, goes back to slabs of the thread's own, else to
+// threads that allocate, if they may want it.
 [[gnu::noinline]] void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
   bool passes_on = state.taken == 0 && has_other_threads();
   uint32_t limit = state.bin_limit;
   if (passes_on)
     limit = kBinShapes[size_class].passed_on;
-  else if (limit / 2 >= kLeastBinLimit)
+  else if (state.has_overflowed && limit / 2 >= kLeastBinLimit)
     limit /= 2;
+  state.has_overflowed = true;
   state.bin_limit = limit;
   uint32_t kept = passes_on ? 0 : limit / 2;
   Bin& bin = cache->bins[size_class];
-  Block** bottom = cache->bottom(size_class);
-  Block** top = bin.top;
-  uint32_t count = static_cast<uint32_t>(bottom - top) - kept;
-  Block* oldest[kMaxBinBlocks];
-  memcpy(oldest, bottom - count, count * sizeof(Block*));
-  // Empty meanwhile: in a child forked in between, blocks may be lost but never
-  // stand in two places.
-  bin.top = bottom;
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  memmove(bottom - kept, top, kept * sizeof(Block*));
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  bin.top = bottom - kept;
-  count = remove_samples_from(oldest, count, state);
-  bool is_own = !passes_on && count != 0 && own_slab_of(cache, size_class, oldest[0]) != nullptr &&
-                own_slab_of(cache, size_class, oldest[count - 1]) != nullptr;
-  if (is_own || !heap.pool.give_blocks(size_class, oldest, count)) return_to_slabs(cache, size_class, oldest, count);
+  Block** newest = bin.top;
+  uint32_t count = cache->blocks_in_bin(size_class) - kept;
+  // In a child forked in between, blocks may be lost but never stand in two places.
+  bin.top += count;
+  std::atomic_signal_fence(std::memory_order_release);
+  count = remove_samples_from(newest, count, state);
+  bool is_own = !passes_on && count != 0 && own_slab_of(cache, size_class, newest[0]) != nullptr &&
+                own_slab_of(cache, size_class, newest[count - 1]) != nullptr;
+  if (is_own || !heap.pool.give_blocks(size_class, newest, count)) return_to_slabs(cache, size_class, newest, count);
 }
 
 // Into a bin that is not full, and that takes `room` more frees.

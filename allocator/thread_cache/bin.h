@@ -39,10 +39,11 @@ struct BinShape {
 };
 
 inline constexpr size_t kBinBytes = 64 * kKiB;
-inline constexpr uint32_t kMaxBinBlocks = 1024;
+inline constexpr uint32_t kMaxBinBlocks = 4096;
 inline constexpr uint32_t kMinBinBlocks = 8;
 
-// What a bin may hold at first; the limit doubles as long as the class is allocated from.
+// What a bin may hold at first; the limit doubles with each refill, and as long as the class is
+// allocated from.
 inline constexpr uint32_t kFirstBinLimit = 256;
 
 // A bin that only takes frees shrinks its limit to this, if it has as many

@@ -208,6 +208,10 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
   if constexpr (kBuild.stats) count_allocations(cache, size_class);
   Batch batch{0, RefillSource::OwnFrees};
   if (!take_pooled(cache, size_class, limit)) {
+    // A larger bin would not be empty.
+    ClassState& state = cache->classes[size_class];
+    state.bin_limit = std::min(2 * state.bin_limit, kBinShapes[size_class].capacity);
+    state.has_overflowed = false;
     batch = refill(cache, size_class, limit);
     if (batch.count == 0) {
       offer_bin(cache, size_class);

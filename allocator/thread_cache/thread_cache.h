@@ -51,6 +51,7 @@ struct ClassState {
   uint32_t taken = 0;      // slabs that refills took from elsewhere, less those that were let go part-full or empty
   uint32_t bin_limit = 0;  // blocks that the bin may hold for now: its capacity at most
   int32_t to_send_home = -kSentHome;  // of other threads' blocks the next so many; negative: they stay here before
+  bool has_overflowed = false;        // the bin, since the last refill
   uint32_t carve_doublings = 0;       // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;            // of a big class: in its bin when big_bytes was counted last
   SampleCountdown countdown;          // builds with statistics
