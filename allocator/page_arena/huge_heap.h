@@ -94,8 +94,8 @@ class HugeHeap {
     return true;
   }
 
-  // Resizes where it stands, or by mremap. Null when the kernel refuses; then nothing
-  // changed. The block must be live. Any thread.
+  // Resizes where it stands, or by mremap. Null, and nothing changed, when the kernel refuses, or
+  // where to copy the block to a new one is better. The block must be live. Any thread.
   void* resize(void* address, size_t bytes, uint32_t shard) {
     size_t mapped = align_up(bytes, kPageBytes);
     LockGuard guard(lock_);
@@ -105,6 +105,9 @@ class HugeHeap {
     const void* old_address = address;
     if (mapped > old_mapped && extend_in_place(entry, mapped)) {
       used_bytes_ += mapped - old_mapped;
+    } else if (mapped > old_mapped && old_mapped <= kMaxCopiedBytes &&
+               best_retained(mapped, kPageBytes) != retained_count_) {
+      return nullptr;
     } else if (mapped != old_mapped) {
       void* moved = Memory::remap(address, old_mapped, mapped);
       if (moved == nullptr) return nullptr;
@@ -191,8 +194,10 @@ class HugeHeap {
   }
 
  private:
-  static constexpr size_t kHugePagesFrom = 4 * kMiB;  // in use, or of a mapping of its own
+  static constexpr size_t kHugePagesFrom = 2 * kMiB;  // in use, or of a mapping of its own
   static constexpr uint32_t kMaxRetained = 32;
+  // Copied to retained pages: after mremap new pages are faults, and its addresses nobody's neighbours.
+  static constexpr size_t kMaxCopiedBytes = 8 * kMiB;
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
   using Entry = typename HugeTable<Memory>::Entry;
@@ -276,11 +281,7 @@ class HugeHeap {
   // The smallest retained mapping that is large enough, without what it has
   // over, unless that is less than an eighth. `spare` is for that, or goes back. 0 when there is none.
   uintptr_t take_retained(size_t bytes, size_t requested, size_t alignment, Entry* spare) HAKMEM_REQUIRES(lock_) {
-    uint32_t best = retained_count_;
-    for (uint32_t i = 0; i < retained_count_; ++i)
-      if (retained_[i].bytes >= bytes && retained_[i].address % alignment == 0 &&
-          (best == retained_count_ || retained_[i].bytes < retained_[best].bytes))
-        best = i;
+    uint32_t best = best_retained(bytes, alignment);
     if (best == retained_count_) return 0;
     Mapping& mapping = retained_[best];
     uintptr_t address = mapping.address;
@@ -339,6 +340,16 @@ class HugeHeap {
     }
     table_.find(mapping.address)->bytes.store(mapping.bytes, std::memory_order_relaxed);
     return mapping;
+  }
+
+  // The smallest that is large enough; retained_count_ when there is none.
+  uint32_t best_retained(size_t bytes, size_t alignment) const HAKMEM_REQUIRES(lock_) {
+    uint32_t best = retained_count_;
+    for (uint32_t i = 0; i < retained_count_; ++i)
+      if (retained_[i].bytes >= bytes && retained_[i].address % alignment == 0 &&
+          (best == retained_count_ || retained_[i].bytes < retained_[best].bytes))
+        best = i;
+    return best;
   }
 
   void remove_retained(uint32_t index) HAKMEM_REQUIRES(lock_) {

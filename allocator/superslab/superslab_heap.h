@@ -213,8 +213,9 @@ class SuperslabHeap {
   // A process whose slabs use less, or less a thread, is not made larger by pages that
   // it touches in part: each thread has a slab of every class that it has just begun.
   static constexpr size_t kHugePagesFromPerThread = 3 * kMiB;
-  // Of few threads half of that: what they could waste is little.
+  // Of few threads half of that, and of the first less: what they could waste is little.
   static constexpr size_t kFewThreads = 8;
+  static constexpr size_t kFirstThreadLess = 512 * kKiB;
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {
     uint32_t tries = kMaxRemaps;
@@ -328,7 +329,7 @@ class SuperslabHeap {
     if constexpr (has(Mitigation::kGuardPages)) return false;  // a huge page has no page of its own to guard
     size_t threads = thread_count_.load(std::memory_order_relaxed);
     size_t few = threads < kFewThreads ? threads : kFewThreads;
-    return used_bytes_ >= (2 * threads - few) * (kHugePagesFromPerThread / 2);
+    return used_bytes_ + kFirstThreadLess >= (2 * threads - few) * (kHugePagesFromPerThread / 2);
   }
 
   // Only where no page stands yet: what is there already is not made a huge page.

@@ -32,6 +32,13 @@ class HugeRegionTest : public testing::Test {
   char* allocate(size_t bytes) { return static_cast<char*>(huge_.allocate(bytes, kPageBytes, 0).address); }
   void free(void* block) { EXPECT_TRUE(huge_.free(block, 0)); }
   char* resize(void* block, size_t bytes) { return static_cast<char*>(huge_.resize(block, bytes, 0)); }
+  char* resize_or_copy(char* block, size_t old_bytes, size_t bytes) {
+    if (char* resized = resize(block, bytes); resized != nullptr) return resized;
+    char* copy = allocate(bytes);
+    memcpy(copy, block, old_bytes < bytes ? old_bytes : bytes);
+    free(block);
+    return copy;
+  }
 
   size_t bytes(bool live) const {
     size_t sum = 0;
@@ -53,26 +60,27 @@ class HugeRegionTest : public testing::Test {
 
 TEST_F(HugeRegionTest, StandsSideBySideAndIsJoined) {
   std::vector<char*> blocks;
-  for (int i = 0; i < 3; ++i) blocks.push_back(allocate(kMiB));
-  EXPECT_EQ(blocks[1], blocks[0] + kMiB);
-  EXPECT_EQ(blocks[2], blocks[1] + kMiB);
+  constexpr size_t kBytes = kMiB / 2;
+  for (int i = 0; i < 3; ++i) blocks.push_back(allocate(kBytes));
+  EXPECT_EQ(blocks[1], blocks[0] + kBytes);
+  EXPECT_EQ(blocks[2], blocks[1] + kBytes);
   EXPECT_EQ(kernel_.mapped_bytes(), 0u);
-  EXPECT_EQ(committed_bytes(), 3 * kMiB);
+  EXPECT_EQ(committed_bytes(), 3 * kBytes);
   free(blocks[0]);
   free(blocks[2]);
   EXPECT_EQ(retained_ranges(), 2u);
   free(blocks[1]);
   EXPECT_EQ(retained_ranges(), 1u);
-  EXPECT_EQ(allocate(3 * kMiB), blocks[0]);
+  EXPECT_EQ(allocate(3 * kBytes), blocks[0]);
 }
 
-TEST_F(HugeRegionTest, SmallPagesUntilFourMebibytesAreUsed) {
-  char* first = allocate(3 * kMiB);
-  EXPECT_EQ(committed_bytes(), 3 * kMiB);
+TEST_F(HugeRegionTest, SmallPagesUntilTwoMebibytesAreUsed) {
+  char* first = allocate(kMiB);
+  EXPECT_EQ(committed_bytes(), kMiB);
   char* second = allocate(2 * kMiB + kPageBytes);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(second) % kHugePageBytes, 0u);
-  EXPECT_EQ(committed_bytes(), 7 * kMiB);  // whole huge pages
-  EXPECT_EQ(bytes(true), 5 * kMiB + kPageBytes);
+  EXPECT_EQ(committed_bytes(), 5 * kMiB);  // whole huge pages
+  EXPECT_EQ(bytes(true), 3 * kMiB + kPageBytes);
   EXPECT_EQ(bytes(false), 2 * kMiB - kPageBytes);  // what shares its last one
   // The two are not one mapping for the kernel.
   free(first);
@@ -116,6 +124,21 @@ TEST_F(HugeRegionTest, ABlockGrowsIntoWhatIsFreeBehindIt) {
   EXPECT_EQ(huge_.usable_bytes(moved), 16 * kMiB);
   EXPECT_FALSE(moved != block && huge_.free(block, 0));
   free(moved);
+}
+
+TEST_F(HugeRegionTest, ABlockIsNotMovedByTheKernelWhereItCanBeCopiedToRetainedPages) {
+  char* block = allocate(3 * kMiB);
+  char* large = allocate(9 * kMiB);
+  char* retained = allocate(10 * kMiB);
+  allocate(kMiB);
+  EXPECT_NE(block = resize(block, 4 * kMiB), nullptr);  // nothing is retained yet
+  free(retained);
+  size_t live = bytes(true);
+  EXPECT_EQ(resize(block, 5 * kMiB), nullptr);
+  EXPECT_EQ(huge_.usable_bytes(block), 4 * kMiB);
+  EXPECT_EQ(bytes(true), live);
+  EXPECT_NE(resize(block, 11 * kMiB), nullptr);        // more than is retained
+  EXPECT_NE(resize(large, 9 * kMiB + kMiB), nullptr);  // more to copy than it is worth
 }
 
 TEST_F(HugeRegionTest, ABlockGrowsIntoAllThatIsFreeBehindIt) {
@@ -228,7 +251,7 @@ TEST_F(HugeRegionTest, NobodyGetsTheSamePages) {
     if (random.below(3) == 0) {
       size_t kept = block.bytes;
       block.bytes = draw();
-      block.address = resize(block.address, block.bytes);
+      block.address = resize_or_copy(block.address, kept, block.bytes);
       ASSERT_NE(block.address, nullptr);
       ASSERT_EQ(block.address[0], block.tag);
       ASSERT_TRUE(kept > block.bytes || block.address[kept - 1] == block.tag);
