@@ -84,15 +84,20 @@ void sample_growth(void* address, size_t bytes, size_t old_bytes, uint32_t size_
   size_t mapped = heap.huge.usable_bytes(address);
   if (mapped == 0) return refuse_misuse(heap.misuse_of(address), address);
   if (bytes > PTRDIFF_MAX) return refuse(ENOMEM);
-  if (bytes > kMaxLargeBytes) {
-    if (void* resized = heap.huge.resize(address, bytes, current_shard()); resized != nullptr) {
-      if (resized != address) HAKMEM_PROBE1(hakmem_free_semaphore, otel_memory, free, address);
-      sample_growth(resized, bytes, mapped, metrics::kHugeClass);
-      return resized;
-    }
-    if (bytes <= mapped) return address;
+  if (bytes <= kMaxLargeBytes) return move_any(address, bytes, mapped);
+  int saved_errno = errno;
+  void* resized = heap.huge.resize(address, bytes, current_shard());
+  if (resized == nullptr && bytes <= mapped) return address;
+  if (resized == nullptr) {
+    if (void* copy = move_any(address, bytes, mapped); copy != nullptr) return copy;
+    // What it could have been copied to was taken or given back meanwhile.
+    resized = heap.huge.resize(address, bytes, current_shard(), HugeHeap<SystemMemory>::Growth::kNotByCopy);
+    if (resized == nullptr) return nullptr;
+    errno = saved_errno;
   }
-  return move_any(address, bytes, mapped);
+  if (resized != address) HAKMEM_PROBE1(hakmem_free_semaphore, otel_memory, free, address);
+  sample_growth(resized, bytes, mapped, metrics::kHugeClass);
+  return resized;
 }
 
 // A guarded sample, whose bytes end where its request did.

@@ -96,7 +96,8 @@ class HugeHeap {
 
   // Resizes where it stands, or by mremap. Null, and nothing changed, when the kernel refuses, or
   // where to copy the block to a new one is better. The block must be live. Any thread.
-  void* resize(void* address, size_t bytes, uint32_t shard) {
+  enum class Growth : uint8_t { kCheapest, kNotByCopy };
+  void* resize(void* address, size_t bytes, uint32_t shard, Growth growth = Growth::kCheapest) {
     size_t mapped = align_up(bytes, kPageBytes);
     LockGuard guard(lock_);
     Entry* entry = table_.find(reinterpret_cast<uintptr_t>(address));
@@ -105,10 +106,10 @@ class HugeHeap {
     const void* old_address = address;
     if (mapped > old_mapped && extend_in_place(entry, mapped)) {
       used_bytes_ += mapped - old_mapped;
-    } else if (mapped > old_mapped && old_mapped <= kMaxCopiedBytes &&
+    } else if (mapped > old_mapped && growth != Growth::kNotByCopy && old_mapped <= kMaxCopied &&
                best_retained(mapped, kPageBytes) != retained_count_) {
       return nullptr;
-    } else if (mapped != old_mapped) {
+    } else if (mapped > old_mapped || old_mapped - mapped > mapped / 8) {  // else as allocate() leaves it
       void* moved = Memory::remap(address, old_mapped, mapped);
       if (moved == nullptr) return nullptr;
       allow_huge_pages(moved, old_mapped, mapped);
@@ -197,7 +198,7 @@ class HugeHeap {
   static constexpr size_t kHugePagesFrom = 2 * kMiB;  // in use, or of a mapping of its own
   static constexpr uint32_t kMaxRetained = 32;
   // Copied to retained pages: after mremap new pages are faults, and its addresses nobody's neighbours.
-  static constexpr size_t kMaxCopiedBytes = 8 * kMiB;
+  static constexpr size_t kMaxCopied = 8 * kMiB;
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
   using Entry = typename HugeTable<Memory>::Entry;
@@ -243,8 +244,10 @@ class HugeHeap {
   }
 
   void* map_alone(size_t bytes, size_t alignment) {
-    size_t least = bytes >= kHugePagesFrom ? kHugePageBytes : kPageBytes;
-    void* address = Memory::map(bytes, alignment < least ? least : alignment);
+    if (alignment < kPageBytes) alignment = kPageBytes;
+    void* address = nullptr;
+    if (bytes >= kHugePagesFrom && alignment < kHugePageBytes) address = Memory::map(bytes, kHugePageBytes);
+    if (address == nullptr) address = Memory::map(bytes, alignment);
     if (address != nullptr) allow_huge_pages(address, 0, bytes);
     return address;
   }

@@ -62,16 +62,16 @@ class SharedPool {
     return true;
   }
 
-  // Takes over all of the blocks, or none when there is no room for them.
-  bool give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count) {
+  // Takes over as many of the blocks as there is room for, the first; returns how many.
+  uint32_t give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count) {
     Blocks& pooled = blocks_[size_class];
-    if (pooled.count.load(std::memory_order_relaxed) + count > most_blocks(size_class)) return false;
+    if (pooled.count.load(std::memory_order_relaxed) == most_blocks(size_class)) return 0;
     LockGuard guard(lock_);
     uint32_t have = pooled.count.load(std::memory_order_relaxed);
-    if (have + count > most_blocks(size_class)) return false;
+    if (count > most_blocks(size_class) - have) count = most_blocks(size_class) - have;
     memcpy(pooled.blocks + have, blocks, count * sizeof(Block*));
     pooled.count.store(have + count, std::memory_order_relaxed);
-    return true;
+    return count;
   }
 
   // Moves at most `limit` blocks, the last that were given, to where they end at

@@ -121,7 +121,7 @@ namespace {
 // threads that allocate, if they may want it.
 [[gnu::noinline]] void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
-  bool passes_on = state.taken == 0 && has_other_threads();
+  bool passes_on = !state.allocates() && has_other_threads();
   uint32_t limit = state.bin_limit;
   if (passes_on)
     limit = kBinShapes[size_class].passed_on;
@@ -139,7 +139,8 @@ namespace {
   count = remove_samples_from(newest, count, state);
   bool is_own = !passes_on && count != 0 && own_slab_of(cache, size_class, newest[0]) != nullptr &&
                 own_slab_of(cache, size_class, newest[count - 1]) != nullptr;
-  if (is_own || !heap.pool.give_blocks(size_class, newest, count)) return_to_slabs(cache, size_class, newest, count);
+  uint32_t given = is_own ? 0 : heap.pool.give_blocks(size_class, newest, count);
+  return_to_slabs(cache, size_class, newest + given, count - given);
 }
 
 // Into a bin that is not full, and that takes `room` more frees.

@@ -55,8 +55,8 @@ inline constexpr uint32_t kLeastBinLimit = 128;
 inline constexpr int32_t kSentHome = 512;
 inline constexpr int32_t kKeptFromHome = 16 * kSentHome;
 
-// Among several threads, the limit of one without a current slab: what it frees is a batch
-// on its way to others, and serves nobody meanwhile.
+// Among several threads, the limit of one that does not allocate from the class: what it frees is a
+// batch on its way to others, and serves nobody meanwhile.
 inline constexpr size_t kPassedOnBytes = 16 * kKiB;
 inline constexpr uint32_t kMinPassedOnBlocks = 2;
 

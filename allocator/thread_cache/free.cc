@@ -13,10 +13,8 @@ namespace {
 // keeps up with those that free into its slabs.
 constexpr uint32_t kSleepersToTidy = 2;
 
-// Address space of the available slabs of a class that a thread keeps for itself, among several
-// threads, while it does not refill from them, and how many they may be whatever their size. It
-// keeps no more than it has taken (ClassState::taken); what comes beyond is left to others.
-constexpr size_t kKeptAvailableBytes = 2 * kMiB;
+// Available slabs of a class that a thread that allocates from it keeps for itself, among several
+// threads, while it does not refill from them; what comes beyond is left to others.
 constexpr uint32_t kKeptAvailable = 8;
 
 // Address space of the sleeping slabs of a class that a thread keeps while
@@ -24,11 +22,10 @@ constexpr uint32_t kKeptAvailable = 8;
 constexpr size_t kKeptSleepingBytes = 8 * kMiB;
 
 // How many available slabs of the class the thread keeps.
-uint32_t kept_available(const ThreadCache* cache, uint32_t size_class) {
+uint32_t kept_available(const ThreadCache* cache, const ClassState& state) {
   if (is_late(cache)) return 0;
   if (!has_other_threads()) return UINT32_MAX;
-  auto most = static_cast<uint32_t>(kKeptAvailableBytes / (kClassShapes[size_class].units * kUnitBytes));
-  return std::min(std::max(most, kKeptAvailable), cache->classes[size_class].taken);
+  return state.allocates() ? kKeptAvailable : 0;
 }
 
 // Takes an owned slab out of the list that place() put it into, and settles it.
@@ -46,16 +43,20 @@ void displace(ThreadCache* cache, Slab* slab) {
   HAKMEM_ASSERT(slab->is_consistent());
 }
 
-// A slab that the thread owned goes back, empty, or to the pool.
-void count_let_go(ThreadCache* cache, const Slab* slab) {
-  ClassState& state = cache->classes[slab->size_class];
+// The thread turns away from a slab of the class that has free blocks.
+void count_let_go(ClassState& state) {
   if (state.taken > 0) --state.taken;
+}
+
+void let_go_empty(ThreadCache* cache, Slab* slab) {
+  count_let_go(cache->classes[slab->size_class]);
+  retire(cache, slab);
 }
 
 // Leaves a settled, part-full slab in no list to whoever refills from the class next.
 void give_to_pool(ThreadCache* cache, Slab* slab) {
   slab->set_countdown(kNoThreshold);
-  count_let_go(cache, slab);
+  count_let_go(cache->classes[slab->size_class]);
   if (heap.pool.give(slab)) return;
   // The last of its blocks came back in between.
   collect_remote(cache, slab);
@@ -66,12 +67,10 @@ void give_to_pool(ThreadCache* cache, Slab* slab) {
 // keeps: into the newest frees still come.
 void trim_available(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
-  if (state.available_count <= kept_available(cache, size_class)) return;
+  if (state.available_count <= kept_available(cache, state)) return;
   Slab* slab = state.available.last();
   displace(cache, slab);
-  if (slab->used != 0) return give_to_pool(cache, slab);
-  count_let_go(cache, slab);
-  retire(cache, slab);
+  slab->used == 0 ? let_go_empty(cache, slab) : give_to_pool(cache, slab);
 }
 
 // Looks at the slabs that have slept longest, and leaves what the thread should
@@ -192,12 +191,12 @@ bool is_sent_home(ClassState& state) {
   return true;
 }
 
-// Takes a free of a block of a slab that another thread owns, or the pool. A thread that has
-// taken no slab of the class keeps it, to pass it on by the batch.
+// Takes a free of a block of a slab that another thread owns, or the pool. A thread that does
+// not allocate from the class keeps it, to pass it on by the batch.
 HAKMEM_INLINE void free_to_other(ThreadCache* cache, Slab* slab, Block* block) {
   cache->exact.count_free(slab->size_class);
   ClassState& state = cache->classes[slab->size_class];
-  if (state.taken == 0 || !is_sent_home(state)) return put_into_bin(cache, slab, block);
+  if (!state.allocates() || !is_sent_home(state)) return put_into_bin(cache, slab, block);
   block->mark_free();
   push_remote(cache, slab, block);
 }
@@ -256,10 +255,7 @@ void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_wor
 
 void place(ThreadCache* cache, Slab* slab) {
   ClassState& state = cache->classes[slab->size_class];
-  if (slab->used == 0) {
-    count_let_go(cache, slab);
-    return retire(cache, slab);
-  }
+  if (slab->used == 0) return let_go_empty(cache, slab);
   uint32_t threshold = slab->shape().wake_threshold;
   if (slab->listed() < threshold && !is_late(cache)) {
     slab->state = SlabState::Sleeping;

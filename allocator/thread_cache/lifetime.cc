@@ -188,6 +188,8 @@ void flush(ThreadCache* cache) {
     let_go_of_all(cache, state.available);
     state.available_count = state.sleeping_count = 0;
     let_go_of_all(cache, state.sleeping);
+    state.taken = 0;
+    state.has_overflowed = false;
   }
 }
 

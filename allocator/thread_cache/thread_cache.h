@@ -3,7 +3,7 @@
 // Per class it has a bin of free blocks (bin.h). allocate() takes the last one,
 // and a free puts it there: neither touches more than the bin, the block and, to
 // free it, the record of its slab. A refill fills an empty bin from the shared
-// pool or the class's current slab; a full bin gives its oldest blocks to the
+// pool or the class's current slab; a full bin gives its newest blocks to the
 // pool or back to their slabs. Everything but the hot path is in the other files
 // of this folder: bin.cc, refill.cc, free.cc, sampling.cc, large.cc, lifetime.cc;
 // and what a hardened build does besides, in hardened.cc.
@@ -48,13 +48,17 @@ struct ClassState {
   SlabList sleeping;        // owned, with too few of them
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
-  uint32_t taken = 0;      // slabs that refills took from elsewhere, less those that were let go part-full or empty
-  uint32_t bin_limit = 0;  // blocks that the bin may hold for now: its capacity at most
+  uint32_t taken = 0;  // slabs that refills took from elsewhere, less those with free blocks that it turned away from
+  uint32_t bin_limit = 0;             // blocks that the bin may hold for now: its capacity at most
   int32_t to_send_home = -kSentHome;  // of other threads' blocks the next so many; negative: they stay here before
   bool has_overflowed = false;        // the bin, since the last refill
   uint32_t carve_doublings = 0;       // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;            // of a big class: in its bin when big_bytes was counted last
   SampleCountdown countdown;          // builds with statistics
+
+  // Whether the thread allocates from the class, or frees what it allocated; one that does not
+  // passes on what others allocate. In a burst of frees the current slab is the first to come back.
+  bool allocates() const { return current != nullptr || taken != 0; }
 };
 
 // Every call counted, in the debug build; kept when the cache gets a new thread.

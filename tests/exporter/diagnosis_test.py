@@ -71,7 +71,8 @@ class Diagnosis(unittest.TestCase):
         self.assertNotIn("retained_not_purged", self.findings(program))
 
     def test_thread_caches_until_the_threads_end(self):
-        program = self.check("thread_cache_heavy", ["hold_caches 24"], {"refill_dominates"})
+        # Of a bin that is full half goes back to slabs of the thread's own, which others do not allocate from.
+        program = self.check("thread_cache_heavy", ["hold_caches 24"], {"refill_dominates", "external_fragmentation"})
         program.do("release_threads")
         self.assertNotIn("thread_cache_heavy", self.findings(program))
 

@@ -142,7 +142,8 @@ class PostgresTest(unittest.TestCase):
                                       "the backend's page")
             self.assertGreater(held, 1 << 20)
         self.assertGreater(endpoint.by_pid(exporter, "hakmem_live_bytes")[str(self.process.pid)], 100_000)
-        self.assertEqual({"postgres"}, endpoint.names(exporter))
+        # Of setpriv, in whose place the server comes, the totals stay where it was seen.
+        self.assertEqual({"postgres"}, endpoint.names(exporter) - {"setpriv"})
         session.stdin.close()
         self.assertEqual(0, session.wait(timeout=20))
         for shown in (port, exporter):

@@ -129,6 +129,7 @@ TEST_F(HugeRegionTest, ABlockGrowsIntoWhatIsFreeBehindIt) {
 TEST_F(HugeRegionTest, ABlockIsNotMovedByTheKernelWhereItCanBeCopiedToRetainedPages) {
   char* block = allocate(3 * kMiB);
   char* large = allocate(9 * kMiB);
+  allocate(kMiB);
   char* retained = allocate(10 * kMiB);
   allocate(kMiB);
   EXPECT_NE(block = resize(block, 4 * kMiB), nullptr);  // nothing is retained yet
@@ -137,8 +138,24 @@ TEST_F(HugeRegionTest, ABlockIsNotMovedByTheKernelWhereItCanBeCopiedToRetainedPa
   EXPECT_EQ(resize(block, 5 * kMiB), nullptr);
   EXPECT_EQ(huge_.usable_bytes(block), 4 * kMiB);
   EXPECT_EQ(bytes(true), live);
-  EXPECT_NE(resize(block, 11 * kMiB), nullptr);        // more than is retained
-  EXPECT_NE(resize(large, 9 * kMiB + kMiB), nullptr);  // more to copy than it is worth
+  uint64_t remaps = kernel_.calls(Call::kRemap);
+  EXPECT_NE(huge_.resize(block, 5 * kMiB, 0, HugeHeap<FakeMemory>::Growth::kNotByCopy), nullptr);
+  EXPECT_EQ(kernel_.calls(Call::kRemap), remaps + 1);
+  EXPECT_NE(resize(large, 10 * kMiB), nullptr);  // more to copy than it is worth
+  EXPECT_EQ(kernel_.calls(Call::kRemap), remaps + 2);
+  char* other = allocate(3 * kMiB);
+  allocate(kMiB);
+  EXPECT_NE(resize(other, 11 * kMiB), nullptr);  // more than is retained
+}
+
+TEST_F(HugeRegionTest, WhatAnAllocationHasOverIsNotGivenBackWhenItIsResized) {
+  free(allocate(9 * kMiB));
+  char* block = allocate(8 * kMiB + kMiB / 2);  // all 9 MiB
+  EXPECT_EQ(huge_.usable_bytes(block), 9 * kMiB);
+  EXPECT_EQ(resize(block, 8 * kMiB + kPageBytes), block);
+  EXPECT_EQ(huge_.usable_bytes(block), 9 * kMiB);
+  EXPECT_EQ(resize(block, 4 * kMiB), block);
+  EXPECT_EQ(huge_.usable_bytes(block), 4 * kMiB);
 }
 
 TEST_F(HugeRegionTest, ABlockGrowsIntoAllThatIsFreeBehindIt) {

@@ -158,6 +158,27 @@ TEST_F(BinTest, AThreadThatOnlyFreesKeepsNoMoreThanABatch) {
   expect_all_returned();
 }
 
+TEST_F(BinTest, ThePoolTakesWhatItHasRoomFor) {
+  constexpr size_t kBytes = 16;
+  const uint32_t size_class = size_class_of(kBytes);
+  const uint32_t capacity = kBinShapes[size_class].capacity;
+  std::vector<void*> blocks;
+  OtherThread owner([&] { blocks = allocate_many(capacity + 1, kBytes); });
+  std::vector<void*> own = allocate_many(capacity, kBytes);
+  free_all(own);
+  flush_thread_cache();
+  ASSERT_EQ(thread_state.cache->classes[size_class].bin_limit, capacity);
+  free_all(blocks);  // more than the pool takes
+  EXPECT_EQ(heap.pool.pooled_blocks(size_class), SharedPool::kMaxBlocks);
+  owner.run([&] {
+    blocks = allocate_many(capacity + 1, kBytes);
+    free_all(blocks);
+    flush_thread_cache();
+  });
+  flush_thread_cache();
+  expect_all_returned();
+}
+
 // Whoever it is that lets a second pass, the next refill from another slab gives back what nobody
 // asked the pool for since the second before.
 TEST_F(BinTest, PooledBlocksThatNobodyAsksForGoBackToTheirSlabs) {

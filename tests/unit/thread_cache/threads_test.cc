@@ -4,9 +4,11 @@
 #include <pthread.h>
 #include <string.h>
 
+#include <algorithm>
 #include <barrier>
 #include <map>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "allocator/api/allocator.h"
@@ -133,6 +135,45 @@ TEST(Threads, SlabsOfEndedThreadsAreUsedAgain) {
   test::expect_books_balance({});
 }
 
+// While others live, too: no slab goes to the pool before its last block has come back.
+TEST(Threads, ABurstIsFreedIntoSlabsOfTheThreadItself) {
+  test::start_process();
+  test::SampleInterval none(0);
+  test::OtherThread idle([] { free(allocate(16)); });
+  constexpr size_t kBytes = 100;
+  const uint32_t size_class = size_class_of(kBytes);
+  std::vector<void*> blocks(size_t{20} * kClassShapes[size_class].capacity);
+  for (int round = 0; round < 3; ++round) {
+    for (void*& block : blocks) block = allocate(kBytes);
+    EXPECT_TRUE(thread_state.cache->classes[size_class].allocates());
+    std::reverse(blocks.begin(), blocks.end());
+    for (void* block : blocks) {
+      ASSERT_NE(heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->owner.load(), owner::kPooled);
+      free(block);
+    }
+  }
+}
+
+TEST(Threads, TheNextThreadWithACacheDoesNotCountAsTheOneThatTookSlabs) {
+  test::start_process();
+  constexpr size_t kBytes = 100;
+  const uint32_t size_class = size_class_of(kBytes);
+  std::vector<void*> blocks(size_t{5} * kClassShapes[size_class].capacity);
+  const ThreadCache* first = nullptr;
+  std::thread([&] {
+    for (void*& block : blocks) block = allocate(kBytes);
+    first = thread_state.cache;
+    EXPECT_GE(first->classes[size_class].taken, 5u);
+  }).join();
+  std::thread([&] {
+    free(blocks.back());
+    EXPECT_EQ(thread_state.cache, first);
+    EXPECT_FALSE(thread_state.cache->classes[size_class].allocates());
+  }).join();
+  blocks.pop_back();
+  for (void* block : blocks) free(block);
+}
+
 // One block of each slab that comes back makes it the slab of who frees it. A thread that is alone
 // keeps all of these; with others it leaves what it does not need to them.
 TEST(Threads, WhatAThreadKeptAloneIsLeftToOthers) {
@@ -163,7 +204,7 @@ TEST(Threads, WhatAThreadKeptAloneIsLeftToOthers) {
   free_all_but(shape.capacity - 1, 0, slabs - 40);
   // But for those whose block still waits in the thread's bin.
   EXPECT_GT(owned(), slabs - 40 - 2 * kBinShapes[size_class_of(kBytes)].capacity);
-  free_all_but(1, 0, 70);
+  free_all_but(1, 0, 30);
   size_t kept_alone = owned();
 
   test::OtherThread other([&] {
