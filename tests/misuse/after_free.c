@@ -78,7 +78,7 @@ CASE_WRITTEN(write_after_free_after_others) {
   for (int i = 0; i < COUNT; ++i)
     if (i % 64 != 1) free(blocks[i]);
   memset(announce(blocks[0]), 0, 64);
-  for (int i = 0; i < COUNT; ++i) *(volatile char*)malloc(64) = 0;
+  for (int i = 0; i < 2 * COUNT; ++i) *(volatile char*)malloc(64) = 0;
 }
 
 static void* write_zero(void* block) {
