@@ -94,9 +94,9 @@ class HugeHeap {
     return true;
   }
 
-  // Resizes where it stands, or by mremap. Null, and nothing changed, when the kernel refuses, or
-  // where to copy the block to a new one is better. The block must be live. Any thread.
   enum class Growth : uint8_t { kCheapest, kNotByCopy };
+  // Resizes where it stands, or by mremap. Null, and nothing changed, when the kernel refuses, or
+  // where to copy the block is cheapest. The block must be live. Any thread.
   void* resize(void* address, size_t bytes, uint32_t shard, Growth growth = Growth::kCheapest) {
     size_t mapped = align_up(bytes, kPageBytes);
     LockGuard guard(lock_);
@@ -128,7 +128,7 @@ class HugeHeap {
     if constexpr (kBuild.stats) {
       // Under the lock: nobody has the old address for a new block yet.
       if (metrics::hooks.on_sample_resize != nullptr)
-        metrics::hooks.on_sample_resize(old_address, address, bytes, mapped);
+        metrics::hooks.on_sample_resize(old_address, address, bytes, entry->bytes.load(std::memory_order_relaxed));
     }
     return address;
   }
