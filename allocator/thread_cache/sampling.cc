@@ -29,6 +29,8 @@ constexpr uint32_t kMaxCountdown = 1u << 30;
 // How soon a thread asks again whether sampling is on, or tries again when there was
 // no memory for a sample.
 constexpr uint32_t kObjectsWhileOff = 1u << 16;
+// Samples in a bin beyond which others take the place of blocks: where all is sampled, no end of them is due.
+constexpr uint32_t kSamplesAbove = 64;
 // Nothing is sampled by then; an int64_t holds it.
 constexpr double kMaxBytes = 0x1p62;
 
@@ -109,22 +111,24 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
   return block;
 }
 
-// Puts a sample into the bin above the block in `slot`, where the countdown has just
-// ended; in its place, if the block is a sample too or there is no room. Not below
-// it: a program that frees and allocates in turn would never come to the sample.
+// Puts a sample into the bin above what is in `slot`, where the countdown has just ended;
+// in place of a block, if there is no room or many are there. Not below it: a program that
+// frees and allocates in turn would never come to the sample.
 void put_sample(ThreadCache* cache, uint32_t size_class, Block** slot) {
   ClassState& state = cache->classes[size_class];
   Bin& bin = cache->bins[size_class];
-  Block** bottom = cache->bottom(size_class);
-  ++state.countdown.samples;
-  if (bottom - state.countdown.until_sample >= slot || cache->blocks_in_bin(size_class) == state.bin_limit) {
+  if (state.countdown.samples >= kSamplesAbove || cache->blocks_in_bin(size_class) == state.bin_limit) {
+    slot = std::find_if(slot, cache->bottom(size_class), [](Block* block) { return block != nullptr; });
+    if (slot == cache->bottom(size_class)) return;  // all are samples already
     Block* block = std::exchange(*slot, nullptr);
+    ++state.countdown.samples;
     return return_to_slabs(cache, size_class, &block, 1);
   }
+  ++state.countdown.samples;
   Block** top = bin.top;
   if (slot != top) {
     // Empty meanwhile, so that a child forked in between finds no block twice.
-    bin.top = bottom;
+    bin.top = cache->bottom(size_class);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     memmove(top - 1, top, static_cast<size_t>(slot - top) * sizeof(Block*));
   }
@@ -171,7 +175,7 @@ void free_at_sample(Block* block, Slab* slab) {
   Bin& bin = cache->bins[size_class];
   count_allocations(cache, size_class);
   push(bin, block);
-  if (draw(cache, size_class)) put_sample(cache, size_class, bin.top);
+  put_samples(cache, size_class);
   offer_bin(cache, size_class);
 }
 

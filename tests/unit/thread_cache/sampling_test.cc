@@ -171,6 +171,22 @@ TEST_F(SamplingTest, AsManyFromThreadsThatAllocateLittle) {
   expect_samples(samples() - before, threads, 512, kInterval);
 }
 
+// The top of what a refill brings is a sample as often as what is below it, if little is
+// taken of each refill, and from wherever the blocks come.
+TEST_F(SamplingTest, AsManyAtTheTopOfARefill) {
+  constexpr size_t kInterval = 4 * kKiB;
+  test::SampleInterval interval(kInterval);
+  for (size_t bytes : {size_t{512}, size_t{1024}, size_t{4096}}) {
+    const uint32_t count = rounds(30000);
+    uint64_t before = samples();
+    for (uint32_t i = 0; i < count; ++i) {
+      free(allocate(bytes));
+      flush_thread_cache();
+    }
+    expect_samples(samples() - before, count, bytes, kInterval);
+  }
+}
+
 // Every block of the bin is due to be a sample, and there is no memory for one: the
 // program gets what there is, and null in the end.
 TEST_F(SamplingTest, WithoutMemoryForSamplesThereAreNone) {
