@@ -20,6 +20,7 @@
 #include "allocator/page_arena/huge_table.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/page_arena/purge_policy.h"
+#include "allocator/page_arena/retained_ranges.h"
 
 namespace hakmem {
 
@@ -72,7 +73,7 @@ class HugeHeap {
 
   // False when `address` is not that of a live huge allocation. Any thread.
   bool free(void* address, uint32_t shard) {
-    Mapping victims[kMaxRetained + 1];
+    Range victims[RetainedRanges::kMax];
     uint32_t victim_count = 0;
     {
       LockGuard guard(lock_);
@@ -82,12 +83,12 @@ class HugeHeap {
       if constexpr (has(Mitigation::kZeroOnFree)) clear_pages<Memory>(address, bytes);
       entry->requested.store(0, std::memory_order_relaxed);
       used_bytes_ -= bytes;
-      Mapping mapping = merge_neighbours({reinterpret_cast<uintptr_t>(address), bytes});
-      if (retained_count_ == kMaxRetained) victims[victim_count++] = trim_oldest(SIZE_MAX);
-      retained_[retained_count_++] = mapping;
-      retained_bytes_ += mapping.bytes;
-      while (size_t surplus = policy_.surplus(retained_bytes_, used_bytes_))
-        victims[victim_count++] = trim_oldest(surplus);
+      Range range = merge_neighbours({reinterpret_cast<uintptr_t>(address), bytes});
+      if (retained_.is_full()) victims[victim_count++] = give_up(0);
+      retained_.add(range);
+      size_t surplus = 0;
+      while (victim_count < RetainedRanges::kMax && (surplus = policy_.surplus(retained_.bytes(), used_bytes_)) != 0)
+        victims[victim_count++] = trim(surplus);
     }
     metrics::count<metrics::Metric::kHugeFrees>(shard);
     unmap(victims, victim_count, shard);
@@ -107,7 +108,7 @@ class HugeHeap {
     if (mapped > old_mapped && extend_in_place(entry, mapped)) {
       used_bytes_ += mapped - old_mapped;
     } else if (mapped > old_mapped && growth != Growth::kNotByCopy && old_mapped <= kMaxCopied &&
-               best_retained(mapped, kPageBytes) != retained_count_) {
+               retained_.best(mapped, kPageBytes) != retained_.count()) {
       return nullptr;
     } else if (mapped > old_mapped || old_mapped - mapped > mapped / 8) {  // else as allocate() leaves it
       void* moved = Memory::remap(address, old_mapped, mapped);
@@ -155,24 +156,24 @@ class HugeHeap {
 
   // A second has passed: unmaps a part of what is retained longest.
   void decay(uint32_t shard) {
-    Mapping victim;
+    Range victim;
     {
       LockGuard guard(lock_);
       released_bytes_ /= 2;
-      policy_.decay(retained_bytes_);
-      if (retained_count_ == 0) return;
-      victim = trim_oldest(kDecayBytes);
+      policy_.decay(retained_.bytes());
+      if (retained_.count() == 0) return;
+      victim = trim(kDecayBytes);
     }
     unmap(&victim, 1, shard);
   }
 
   // Unmaps all that is retained. Returns the bytes.
   size_t purge(uint32_t shard) {
-    Mapping victims[kMaxRetained + 1];
+    Range victims[RetainedRanges::kMax];
     uint32_t victim_count = 0;
     {
       LockGuard guard(lock_);
-      while (retained_count_ > 0) victims[victim_count++] = trim_oldest(SIZE_MAX);
+      while (retained_.count() > 0) victims[victim_count++] = give_up(0);
       region_.release();
     }
     return unmap(victims, victim_count, shard);
@@ -191,21 +192,17 @@ class HugeHeap {
   RankedLock& lock() { return lock_; }
   size_t retained_bytes() {
     LockGuard guard(lock_);
-    return retained_bytes_;
+    return retained_.bytes();
   }
 
  private:
   static constexpr size_t kHugePagesFrom = 2 * kMiB;  // in use, or of a mapping of its own
-  static constexpr uint32_t kMaxRetained = 32;
   // Copied to retained pages: after mremap new pages are faults, and its addresses nobody's neighbours.
   static constexpr size_t kMaxCopied = 8 * kMiB;
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
   using Entry = typename HugeTable<Memory>::Entry;
-  struct Mapping {
-    uintptr_t address;
-    size_t bytes;
-  };
+  using Range = RetainedRanges::Range;
 
   // What a new allocation is made of: pages that were retained, and more. Without an
   // origin they are still to be grown, else they are a range of the region.
@@ -217,8 +214,8 @@ class HugeHeap {
 
   // Of a source that holds pages at most half is new: `calloc` has to clear all of it.
   Source take_source(size_t bytes) HAKMEM_REQUIRES(lock_) {
-    for (uint32_t i = 0; i < retained_count_; ++i) {
-      Mapping last = retained_[i];
+    for (uint32_t i = 0; i < retained_.count(); ++i) {
+      Range last = retained_[i];
       if (last.bytes < bytes / 2 || !region_.extend(last.address + last.bytes, bytes - last.bytes)) continue;
       uint64_t origin = table_.find(last.address)->origin;
       take_out(i);
@@ -226,8 +223,11 @@ class HugeHeap {
     }
     uintptr_t fresh = region_.take(bytes, used_bytes_ + bytes >= kHugePagesFrom, last_origin_);
     if (fresh != 0) return {fresh, 0, region_.origin()};
-    Mapping largest = take_largest(bytes);
-    return {largest.address, largest.bytes, 0};
+    // None of less than half of that is worth growing.
+    uint32_t largest = retained_.largest();
+    if (largest == retained_.count() || retained_[largest].bytes < bytes / 2) return {};
+    Range grown = take_out(largest);
+    return {grown.address, grown.bytes, 0};
   }
 
   // Null when the kernel refuses; then nothing of the source is left.
@@ -238,7 +238,7 @@ class HugeHeap {
       allow_huge_pages(grown, source.held_bytes, bytes);
       return grown;
     }
-    Mapping whole{source.address, source.held_bytes};
+    Range whole{source.address, source.held_bytes};
     unmap(&whole, 1, shard);  // under a limit, the addresses may be what is missing
     return nullptr;
   }
@@ -257,10 +257,9 @@ class HugeHeap {
     size_t old_bytes = entry->bytes.load(std::memory_order_relaxed);
     uintptr_t end = entry->address.load(std::memory_order_relaxed) + old_bytes;
     size_t more = bytes - old_bytes;
-    uint32_t index = 0;
-    while (index < retained_count_ && retained_[index].address != end) ++index;
-    if (index < retained_count_) {
-      Mapping& behind = retained_[index];
+    uint32_t index = retained_.starting_at(end);
+    if (index < retained_.count()) {
+      Range behind = retained_[index];
       if (behind.bytes < more || table_.find(end)->origin != entry->origin) return false;
       if (behind.bytes == more) {
         take_out(index);
@@ -281,109 +280,104 @@ class HugeHeap {
     if (old_bytes < kHugePagesFrom && bytes >= kHugePagesFrom) Memory::allow_huge_pages(address, bytes, true);
   }
 
-  // The smallest retained mapping that is large enough, without what it has
-  // over, unless that is less than an eighth. `spare` is for that, or goes back. 0 when there is none.
+  // The smallest retained range that is large enough, without what it has over, unless
+  // that is less than an eighth. `spare` is for that, or goes back. 0 when there is none.
   uintptr_t take_retained(size_t bytes, size_t requested, size_t alignment, Entry* spare) HAKMEM_REQUIRES(lock_) {
-    uint32_t best = best_retained(bytes, alignment);
-    if (best == retained_count_) return 0;
-    Mapping& mapping = retained_[best];
-    uintptr_t address = mapping.address;
-    Entry* entry = table_.find(address);
+    uint32_t best = retained_.best(bytes, alignment);
+    if (best == retained_.count()) return 0;
+    Range range = retained_[best];
+    Entry* entry = table_.find(range.address);
     entry->requested.store(requested, std::memory_order_relaxed);
-    size_t rest = mapping.bytes - bytes;
-    if (rest > bytes / 8) {
+    if (range.bytes - bytes > bytes / 8) {
       entry->bytes.store(bytes, std::memory_order_relaxed);
       cut_front(best, bytes, spare, entry->origin);
       used_bytes_ += bytes;
     } else {
       table_.put(spare);
-      used_bytes_ += mapping.bytes;
-      remove_retained(best);
+      used_bytes_ += range.bytes;
+      retained_.remove(best);
     }
-    return address;
+    return range.address;
   }
 
   // Takes the first `bytes` off what is retained there; the rest is of `entry` from then on.
   void cut_front(uint32_t index, size_t bytes, Entry* entry, uint64_t origin) HAKMEM_REQUIRES(lock_) {
-    Mapping& mapping = retained_[index];
-    mapping = {mapping.address + bytes, mapping.bytes - bytes};
-    table_.insert(entry, mapping.address, mapping.bytes, 0, origin);
-    retained_bytes_ -= bytes;
-  }
-
-  // The largest retained mapping, which is nobody's then, to be grown to `bytes`;
-  // none of less than half of that.
-  Mapping take_largest(size_t bytes) HAKMEM_REQUIRES(lock_) {
-    uint32_t largest = retained_count_;
-    for (uint32_t i = 0; i < retained_count_; ++i)
-      if (largest == retained_count_ || retained_[i].bytes > retained_[largest].bytes) largest = i;
-    if (largest == retained_count_ || retained_[largest].bytes < bytes / 2) return {};
-    return take_out(largest);
+    Range rest{retained_[index].address + bytes, retained_[index].bytes - bytes};
+    retained_.replace(index, rest);
+    table_.insert(entry, rest.address, rest.bytes, 0, origin);
   }
 
   // Nobody's from then on.
-  Mapping take_out(uint32_t index) HAKMEM_REQUIRES(lock_) {
-    Mapping mapping = retained_[index];
-    remove_retained(index);
-    table_.erase(table_.find(mapping.address));
-    return mapping;
+  Range take_out(uint32_t index) HAKMEM_REQUIRES(lock_) {
+    Range range = retained_.remove(index);
+    table_.erase(table_.find(range.address));
+    return range;
   }
 
-  // Joins a mapping that is retained from now on with retained neighbours, if
+  // Joins a range that is retained from now on with retained neighbours, if
   // they are of one origin: the kernel does not grow what it keeps as two mappings.
-  Mapping merge_neighbours(Mapping mapping) HAKMEM_REQUIRES(lock_) {
-    for (uint32_t i = retained_count_; i-- > 0;) {
-      Mapping neighbour = retained_[i];
-      bool below = neighbour.address + neighbour.bytes == mapping.address;
-      if (!below && mapping.address + mapping.bytes != neighbour.address) continue;
-      if (table_.find(neighbour.address)->origin != table_.find(mapping.address)->origin) continue;
-      remove_retained(i);
-      table_.erase(table_.find(below ? mapping.address : neighbour.address));
-      mapping = {below ? neighbour.address : mapping.address, mapping.bytes + neighbour.bytes};
+  Range merge_neighbours(Range range) HAKMEM_REQUIRES(lock_) {
+    for (uint32_t i = retained_.count(); i-- > 0;) {
+      Range neighbour = retained_[i];
+      bool below = neighbour.address + neighbour.bytes == range.address;
+      if (!below && range.address + range.bytes != neighbour.address) continue;
+      if (table_.find(neighbour.address)->origin != table_.find(range.address)->origin) continue;
+      retained_.remove(i);
+      table_.erase(table_.find(below ? range.address : neighbour.address));
+      range = {below ? neighbour.address : range.address, range.bytes + neighbour.bytes};
     }
-    table_.find(mapping.address)->bytes.store(mapping.bytes, std::memory_order_relaxed);
-    return mapping;
+    table_.find(range.address)->bytes.store(range.bytes, std::memory_order_relaxed);
+    return range;
   }
 
-  // The smallest that is large enough; retained_count_ when there is none.
-  uint32_t best_retained(size_t bytes, size_t alignment) const HAKMEM_REQUIRES(lock_) {
-    uint32_t best = retained_count_;
-    for (uint32_t i = 0; i < retained_count_; ++i)
-      if (retained_[i].bytes >= bytes && retained_[i].address % alignment == 0 &&
-          (best == retained_count_ || retained_[i].bytes < retained_[best].bytes))
-        best = i;
-    return best;
-  }
-
-  void remove_retained(uint32_t index) HAKMEM_REQUIRES(lock_) {
-    retained_bytes_ -= retained_[index].bytes;
-    --retained_count_;
-    for (uint32_t i = index; i < retained_count_; ++i) retained_[i] = retained_[i + 1];
-  }
-
-  // Takes about `bytes` off the end of what is retained longest, for unmap(): whole huge
-  // pages, of which the kernel keeps all or nothing.
-  Mapping trim_oldest(size_t bytes) HAKMEM_REQUIRES(lock_) {
-    Mapping& oldest = retained_[0];
-    uintptr_t end = oldest.address + oldest.bytes;
-    uintptr_t cut = bytes < oldest.bytes ? align_down(end - bytes, kHugePageBytes) : 0;
-    if (cut <= oldest.address) {
-      released_bytes_ += oldest.bytes;
-      return take_out(0);
+  // Takes about `bytes` of what is retained longest, for unmap(): whole huge pages, from the
+  // end. One that is given back in part is small pages from then on, for its neighbours too.
+  Range trim(size_t bytes) HAKMEM_REQUIRES(lock_) {
+    for (uint32_t i = 0; i < retained_.count(); ++i) {
+      uintptr_t begin = align_up(retained_[i].address, kHugePageBytes);
+      uintptr_t end = align_down(retained_[i].address + retained_[i].bytes, kHugePageBytes);
+      if (begin >= end) continue;
+      if (bytes < end - begin) begin = align_down(end - bytes, kHugePageBytes);
+      return cut_out(i, {begin, end - begin});
     }
-    Mapping tail{cut, end - cut};
-    oldest.bytes -= tail.bytes;
-    table_.find(oldest.address)->bytes.store(oldest.bytes, std::memory_order_relaxed);
-    retained_bytes_ -= tail.bytes;
-    released_bytes_ += tail.bytes;
-    return tail;
+    return give_up(0);
   }
 
-  size_t unmap(const Mapping* mappings, uint32_t count, uint32_t shard) {
+  // Takes a part out of what is retained there; with what is behind it, where that cannot be kept.
+  Range cut_out(uint32_t index, Range part) HAKMEM_REQUIRES(lock_) {
+    Range whole = retained_[index];
+    size_t before = part.address - whole.address;
+    size_t behind = whole.bytes - before - part.bytes;
+    Entry* entry = behind == 0 || retained_.is_full() ? nullptr : table_.take();
+    if (entry == nullptr) {
+      part.bytes += behind;
+    } else {
+      uintptr_t end = part.address + part.bytes;
+      table_.insert(entry, end, behind, 0, table_.find(whole.address)->origin);
+      retained_.add({end, behind});
+    }
+    if (before == 0) {
+      take_out(index);
+    } else {
+      table_.find(whole.address)->bytes.store(before, std::memory_order_relaxed);
+      retained_.replace(index, {whole.address, before});
+    }
+    released_bytes_ += part.bytes;
+    return part;
+  }
+
+  // For unmap().
+  Range give_up(uint32_t index) HAKMEM_REQUIRES(lock_) {
+    Range range = take_out(index);
+    released_bytes_ += range.bytes;
+    return range;
+  }
+
+  size_t unmap(const Range* ranges, uint32_t count, uint32_t shard) {
     size_t bytes = 0;
     for (uint32_t i = 0; i < count; ++i) {
-      Memory::release(reinterpret_cast<void*>(mappings[i].address), mappings[i].bytes);
-      bytes += mappings[i].bytes;
+      Memory::release(reinterpret_cast<void*>(ranges[i].address), ranges[i].bytes);
+      bytes += ranges[i].bytes;
     }
     if (bytes > 0) metrics::count_purge(shard, bytes);
     return bytes;
@@ -393,12 +387,10 @@ class HugeHeap {
   HugeRegion<Memory> region_ HAKMEM_GUARDED_BY(lock_);
   HugeTable<Memory> table_ HAKMEM_GUARDED_BY(lock_);
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
-  size_t retained_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   size_t released_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;  // unmapped lately; what is mapped again was churn
   uint64_t last_origin_ HAKMEM_GUARDED_BY(lock_) = 0;
   PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
-  uint32_t retained_count_ HAKMEM_GUARDED_BY(lock_) = 0;
-  Mapping retained_[kMaxRetained] HAKMEM_GUARDED_BY(lock_){};  // oldest first
+  RetainedRanges retained_ HAKMEM_GUARDED_BY(lock_);
 };
 
 }  // namespace hakmem

@@ -193,10 +193,10 @@ TEST_F(HugeHeapTest, WhatExceedsTheHoldBackGoesAtOnce) {
 
 TEST_F(HugeHeapTest, RetainsAFewMappingsOnly) {
   std::vector<void*> blocks;
-  for (int i = 0; i < 40; ++i) blocks.push_back(allocate(kPageBytes));
+  for (uint32_t i = 0; i < RetainedRanges::kMax + 8; ++i) blocks.push_back(allocate(kPageBytes));
   for (void* block : blocks) EXPECT_TRUE(huge_.free(block, 0));
-  EXPECT_EQ(visit().retained, 32u);
-  EXPECT_EQ(kernel_.mapped_bytes(), 32 * kPageBytes);
+  EXPECT_EQ(visit().retained, RetainedRanges::kMax);
+  EXPECT_EQ(kernel_.mapped_bytes(), RetainedRanges::kMax * kPageBytes);
 }
 
 TEST_F(HugeHeapTest, ResizesInPlaceAndByMoving) {

@@ -169,6 +169,54 @@ TEST_F(HugeRegionTest, ABlockGrowsIntoAllThatIsFreeBehindIt) {
   EXPECT_EQ(allocate(12 * kMiB), block);
 }
 
+// A huge page that is given back in part is small pages from then on, for the live block
+// beside it as well.
+TEST_F(HugeRegionTest, WholeHugePagesGoBackFirst) {
+  constexpr size_t kOver = 8 * kPageBytes;
+  char* below = allocate(3 * kMiB + kOver);
+  char* block = allocate(9 * kMiB);
+  char* above = allocate(kMiB);
+  const size_t committed = committed_bytes();
+  free(block);
+  const size_t retained = bytes(false);
+  huge_.decay(0);
+  EXPECT_EQ(committed_bytes(), committed - 8 * kMiB);
+  EXPECT_EQ(bytes(false), retained - 8 * kMiB);
+  EXPECT_EQ(retained_ranges(), 3u);  // before it and behind it, and what shares the last one of the region
+  // Both serve, alone and with their neighbours.
+  EXPECT_EQ(allocate(kMiB - kOver), block);
+  free(above);
+  EXPECT_EQ(allocate(kMiB + kOver), block + 9 * kMiB - kOver);
+  free(below);
+  huge_.decay(0);
+  EXPECT_EQ(committed_bytes(), committed - 10 * kMiB);
+  // Where no whole one is left, the rest follows.
+  huge_.decay(0);
+  EXPECT_EQ(committed_bytes(), committed - 11 * kMiB - kOver);
+}
+
+TEST_F(HugeRegionTest, WhatIsBehindHugePagesGoesWithThemWhereTooMuchIsRetained) {
+  const size_t held = huge_.hold_back(0);
+  std::vector<char*> retained;
+  std::vector<char*> kept;
+  for (uint32_t i = 0; i < RetainedRanges::kMax; ++i) {
+    retained.push_back(allocate(kMiB));
+    kept.push_back(allocate(kMiB));
+  }
+  for (char* block : retained) free(block);
+  std::vector<char*> large;  // one range when they are free
+  for (size_t sum = 0; sum < held; sum += 31 * kMiB) large.push_back(allocate(31 * kMiB + 8 * kPageBytes));
+  kept.push_back(allocate(kMiB));
+  for (char* block : large) {
+    free(block);
+    ASSERT_LE(bytes(false), huge_.hold_back(bytes(true)) + kHugePageBytes);
+    ASSERT_EQ(committed_bytes(), bytes(true) + bytes(false));
+  }
+  for (char* block : kept) free(block);
+  huge_.purge(0);
+  EXPECT_EQ(committed_bytes(), 0u);
+}
+
 TEST_F(HugeRegionTest, PurgeGivesBackTheRegion) {
   size_t reserved = kernel_.reserved_bytes();
   char* kept = allocate(kMiB);
