@@ -27,7 +27,7 @@ namespace hakmem {
 template <VirtualMemory Memory>
 class HugeHeap {
  public:
-  explicit constexpr HugeHeap(PageArena<Memory>& arena) : table_(arena) {}
+  explicit constexpr HugeHeap(PageArena<Memory>& arena) : table_(arena), retained_(table_) {}
 
   struct Allocation {
     void* address;  // null: the kernel gave no memory
@@ -43,9 +43,12 @@ class HugeHeap {
       LockGuard guard(lock_);
       entry = table_.take();
       if (entry == nullptr) return {nullptr, false};
-      if (uintptr_t reused = take_retained(mapped, bytes, alignment, entry); reused != 0) {
+      if (uint32_t best = retained_.best(mapped, alignment); best != retained_.count()) {
+        entry = retained_.take(best, mapped, entry);
+        entry->requested.store(bytes, std::memory_order_relaxed);
+        used_bytes_ += entry->bytes.load(std::memory_order_relaxed);
         metrics::count<metrics::Metric::kHugeAllocations>(shard);
-        return {reinterpret_cast<void*>(reused), false};
+        return {reinterpret_cast<void*>(entry->address.load(std::memory_order_relaxed)), false};
       }
       if (alignment <= kPageBytes) source = take_source(mapped);
     }
@@ -73,8 +76,7 @@ class HugeHeap {
 
   // False when `address` is not that of a live huge allocation. Any thread.
   bool free(void* address, uint32_t shard) {
-    Range victims[RetainedRanges::kMax];
-    uint32_t victim_count = 0;
+    Victims victims;
     {
       LockGuard guard(lock_);
       Entry* entry = table_.find(reinterpret_cast<uintptr_t>(address));
@@ -83,15 +85,10 @@ class HugeHeap {
       if constexpr (has(Mitigation::kZeroOnFree)) clear_pages<Memory>(address, bytes);
       entry->requested.store(0, std::memory_order_relaxed);
       used_bytes_ -= bytes;
-      Range range = merge_neighbours({reinterpret_cast<uintptr_t>(address), bytes});
-      if (retained_.is_full()) victims[victim_count++] = give_up(0);
-      retained_.add(range);
-      size_t surplus = 0;
-      while (victim_count < RetainedRanges::kMax && (surplus = policy_.surplus(retained_.bytes(), used_bytes_)) != 0)
-        victims[victim_count++] = trim(surplus);
+      retain({reinterpret_cast<uintptr_t>(address), bytes}, victims);
     }
     metrics::count<metrics::Metric::kHugeFrees>(shard);
-    unmap(victims, victim_count, shard);
+    unmap(victims, shard);
     return true;
   }
 
@@ -99,38 +96,28 @@ class HugeHeap {
   // Resizes where it stands, or by mremap. Null, and nothing changed, when the kernel refuses, or
   // where to copy the block is cheapest. The block must be live. Any thread.
   void* resize(void* address, size_t bytes, uint32_t shard, Growth growth = Growth::kCheapest) {
-    size_t mapped = align_up(bytes, kPageBytes);
-    LockGuard guard(lock_);
-    Entry* entry = table_.find(reinterpret_cast<uintptr_t>(address));
-    if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return nullptr;
-    size_t old_mapped = entry->bytes.load(std::memory_order_relaxed);
-    const void* old_address = address;
-    if (mapped > old_mapped && extend_in_place(entry, mapped)) {
-      used_bytes_ += mapped - old_mapped;
-    } else if (mapped > old_mapped && growth != Growth::kNotByCopy && old_mapped <= kMaxCopied &&
-               retained_.best(mapped, kPageBytes) != retained_.count()) {
-      return nullptr;
-    } else if (mapped > old_mapped || old_mapped - mapped > mapped / 8) {  // else as allocate() leaves it
-      void* moved = Memory::remap(address, old_mapped, mapped);
-      if (moved == nullptr) return nullptr;
-      allow_huge_pages(moved, old_mapped, mapped);
-      used_bytes_ += mapped - old_mapped;
-      metrics::count<metrics::Metric::kHugeRemaps>(shard);
-      if (moved == address) {
-        entry->bytes.store(mapped, std::memory_order_relaxed);
-        entry->origin = ++last_origin_;
-      } else {
-        table_.unlink(entry);
-        table_.insert(entry, reinterpret_cast<uintptr_t>(moved), mapped, bytes, ++last_origin_);
-        address = moved;
+    Victims victims;
+    {
+      LockGuard guard(lock_);
+      Entry* entry = table_.find(reinterpret_cast<uintptr_t>(address));
+      if (entry == nullptr || entry->requested.load(std::memory_order_relaxed) == 0) return nullptr;
+      const void* old_address = address;
+      size_t mapped = align_up(bytes, kPageBytes);
+      size_t old_mapped = entry->bytes.load(std::memory_order_relaxed);
+      if (mapped > old_mapped) {
+        if (!grow(entry, mapped, shard, growth)) return nullptr;
+        address = reinterpret_cast<void*>(entry->address.load(std::memory_order_relaxed));
+      } else if (old_mapped - mapped > mapped / 8) {  // else as allocate() leaves it
+        shrink(entry, mapped, victims);
+      }
+      entry->requested.store(bytes, std::memory_order_relaxed);
+      if constexpr (kBuild.stats) {
+        // Under the lock: nobody has the old address for a new block yet.
+        if (metrics::hooks.on_sample_resize != nullptr)
+          metrics::hooks.on_sample_resize(old_address, address, bytes, entry->bytes.load(std::memory_order_relaxed));
       }
     }
-    entry->requested.store(bytes, std::memory_order_relaxed);
-    if constexpr (kBuild.stats) {
-      // Under the lock: nobody has the old address for a new block yet.
-      if (metrics::hooks.on_sample_resize != nullptr)
-        metrics::hooks.on_sample_resize(old_address, address, bytes, entry->bytes.load(std::memory_order_relaxed));
-    }
+    unmap(victims, shard);
     return address;
   }
 
@@ -156,27 +143,26 @@ class HugeHeap {
 
   // A second has passed: unmaps a part of what is retained longest.
   void decay(uint32_t shard) {
-    Range victim;
+    Victims victims;
     {
       LockGuard guard(lock_);
       released_bytes_ /= 2;
       policy_.decay(retained_.bytes());
       if (retained_.count() == 0) return;
-      victim = trim(kDecayBytes);
+      give_up(retained_.trim(kDecayBytes), victims);
     }
-    unmap(&victim, 1, shard);
+    unmap(victims, shard);
   }
 
   // Unmaps all that is retained. Returns the bytes.
   size_t purge(uint32_t shard) {
-    Range victims[RetainedRanges::kMax];
-    uint32_t victim_count = 0;
+    Victims victims;
     {
       LockGuard guard(lock_);
-      while (retained_.count() > 0) victims[victim_count++] = give_up(0);
+      while (retained_.count() > 0) give_up(retained_.take_out(0), victims);
       region_.release();
     }
-    return unmap(victims, victim_count, shard);
+    return unmap(victims, shard);
   }
 
   // Each allocation, live (requested > 0) or retained, as HugeTable::visit(), and what shares
@@ -202,7 +188,16 @@ class HugeHeap {
   static constexpr size_t kDecayBytes = 16 * kMiB;  // a second, so that no call takes long
 
   using Entry = typename HugeTable<Memory>::Entry;
-  using Range = RetainedRanges::Range;
+  using Range = typename RetainedRanges<Memory>::Range;
+
+  // Taken out of what is retained under the lock, for unmap() without it.
+  struct Victims {
+    bool is_full() const { return count == kMaxRetained; }
+    void add(Range range) { ranges[count++] = range; }
+
+    uint32_t count = 0;
+    Range ranges[kMaxRetained];
+  };
 
   // What a new allocation is made of: pages that were retained, and more. Without an
   // origin they are still to be grown, else they are a range of the region.
@@ -218,7 +213,7 @@ class HugeHeap {
       Range last = retained_[i];
       if (last.bytes < bytes / 2 || !region_.extend(last.address + last.bytes, bytes - last.bytes)) continue;
       uint64_t origin = table_.find(last.address)->origin;
-      take_out(i);
+      retained_.take_out(i);
       return {last.address, last.bytes, origin};
     }
     uintptr_t fresh = region_.take(bytes, used_bytes_ + bytes >= kHugePagesFrom, last_origin_);
@@ -226,7 +221,7 @@ class HugeHeap {
     // None of less than half of that is worth growing.
     uint32_t largest = retained_.largest();
     if (largest == retained_.count() || retained_[largest].bytes < bytes / 2) return {};
-    Range grown = take_out(largest);
+    Range grown = retained_.take_out(largest);
     return {grown.address, grown.bytes, 0};
   }
 
@@ -238,8 +233,9 @@ class HugeHeap {
       allow_huge_pages(grown, source.held_bytes, bytes);
       return grown;
     }
-    Range whole{source.address, source.held_bytes};
-    unmap(&whole, 1, shard);  // under a limit, the addresses may be what is missing
+    Victims whole;
+    whole.add({source.address, source.held_bytes});
+    unmap(whole, shard);  // under a limit, the addresses may be what is missing
     return nullptr;
   }
 
@@ -252,6 +248,41 @@ class HugeHeap {
     return address;
   }
 
+  // False, and nothing changed, as resize().
+  bool grow(Entry* entry, size_t bytes, uint32_t shard, Growth growth) HAKMEM_REQUIRES(lock_) {
+    size_t old_bytes = entry->bytes.load(std::memory_order_relaxed);
+    if (extend_in_place(entry, bytes)) {
+      used_bytes_ += bytes - old_bytes;
+      return true;
+    }
+    if (growth != Growth::kNotByCopy && old_bytes <= kMaxCopied &&
+        retained_.best(bytes, kPageBytes) != retained_.count())
+      return false;
+    void* moved =
+        Memory::remap(reinterpret_cast<void*>(entry->address.load(std::memory_order_relaxed)), old_bytes, bytes);
+    if (moved == nullptr) return false;
+    allow_huge_pages(moved, old_bytes, bytes);
+    used_bytes_ += bytes - old_bytes;
+    metrics::count<metrics::Metric::kHugeRemaps>(shard);
+    table_.unlink(entry);
+    table_.insert(entry, reinterpret_cast<uintptr_t>(moved), bytes, entry->requested.load(std::memory_order_relaxed),
+                  ++last_origin_);
+    return true;
+  }
+
+  // What is behind is retained; without memory for its entry the block keeps it.
+  void shrink(Entry* entry, size_t bytes, Victims& victims) HAKMEM_REQUIRES(lock_) {
+    Entry* rest = table_.take();
+    if (rest == nullptr) return;
+    uintptr_t end = entry->address.load(std::memory_order_relaxed) + bytes;
+    size_t rest_bytes = entry->bytes.load(std::memory_order_relaxed) - bytes;
+    if constexpr (has(Mitigation::kZeroOnFree)) clear_pages<Memory>(reinterpret_cast<void*>(end), rest_bytes);
+    entry->bytes.store(bytes, std::memory_order_relaxed);
+    used_bytes_ -= rest_bytes;
+    table_.insert(rest, end, rest_bytes, 0, entry->origin);
+    retain({end, rest_bytes}, victims);
+  }
+
   // Lengthens a live mapping by retained pages behind it, or by addresses that were not used yet.
   bool extend_in_place(Entry* entry, size_t bytes) HAKMEM_REQUIRES(lock_) {
     size_t old_bytes = entry->bytes.load(std::memory_order_relaxed);
@@ -261,13 +292,7 @@ class HugeHeap {
     if (index < retained_.count()) {
       Range behind = retained_[index];
       if (behind.bytes < more || table_.find(end)->origin != entry->origin) return false;
-      if (behind.bytes == more) {
-        take_out(index);
-      } else {
-        Entry* rest = table_.find(end);
-        table_.unlink(rest);
-        cut_front(index, more, rest, entry->origin);
-      }
+      retained_.take_front(index, more);
     } else if (!region_.extend(end, more)) {
       return false;
     }
@@ -280,104 +305,25 @@ class HugeHeap {
     if (old_bytes < kHugePagesFrom && bytes >= kHugePagesFrom) Memory::allow_huge_pages(address, bytes, true);
   }
 
-  // The smallest retained range that is large enough, without what it has over, unless
-  // that is less than an eighth. `spare` is for that, or goes back. 0 when there is none.
-  uintptr_t take_retained(size_t bytes, size_t requested, size_t alignment, Entry* spare) HAKMEM_REQUIRES(lock_) {
-    uint32_t best = retained_.best(bytes, alignment);
-    if (best == retained_.count()) return 0;
-    Range range = retained_[best];
-    Entry* entry = table_.find(range.address);
-    entry->requested.store(requested, std::memory_order_relaxed);
-    if (range.bytes - bytes > bytes / 8) {
-      entry->bytes.store(bytes, std::memory_order_relaxed);
-      cut_front(best, bytes, spare, entry->origin);
-      used_bytes_ += bytes;
-    } else {
-      table_.put(spare);
-      used_bytes_ += range.bytes;
-      retained_.remove(best);
-    }
-    return range.address;
+  // From now on, as its entry says; what exceeds the hold-back goes.
+  void retain(Range range, Victims& victims) HAKMEM_REQUIRES(lock_) {
+    if (retained_.is_full()) give_up(retained_.take_out(0), victims);
+    retained_.add(range);
+    size_t surplus = 0;
+    while (!victims.is_full() && (surplus = policy_.surplus(retained_.bytes(), used_bytes_)) != 0)
+      give_up(retained_.trim(surplus), victims);
   }
 
-  // Takes the first `bytes` off what is retained there; the rest is of `entry` from then on.
-  void cut_front(uint32_t index, size_t bytes, Entry* entry, uint64_t origin) HAKMEM_REQUIRES(lock_) {
-    Range rest{retained_[index].address + bytes, retained_[index].bytes - bytes};
-    retained_.replace(index, rest);
-    table_.insert(entry, rest.address, rest.bytes, 0, origin);
-  }
-
-  // Nobody's from then on.
-  Range take_out(uint32_t index) HAKMEM_REQUIRES(lock_) {
-    Range range = retained_.remove(index);
-    table_.erase(table_.find(range.address));
-    return range;
-  }
-
-  // Joins a range that is retained from now on with retained neighbours, if
-  // they are of one origin: the kernel does not grow what it keeps as two mappings.
-  Range merge_neighbours(Range range) HAKMEM_REQUIRES(lock_) {
-    for (uint32_t i = retained_.count(); i-- > 0;) {
-      Range neighbour = retained_[i];
-      bool below = neighbour.address + neighbour.bytes == range.address;
-      if (!below && range.address + range.bytes != neighbour.address) continue;
-      if (table_.find(neighbour.address)->origin != table_.find(range.address)->origin) continue;
-      retained_.remove(i);
-      table_.erase(table_.find(below ? range.address : neighbour.address));
-      range = {below ? neighbour.address : range.address, range.bytes + neighbour.bytes};
-    }
-    table_.find(range.address)->bytes.store(range.bytes, std::memory_order_relaxed);
-    return range;
-  }
-
-  // Takes about `bytes` of what is retained longest, for unmap(): whole huge pages, from the
-  // end. One that is given back in part is small pages from then on, for its neighbours too.
-  Range trim(size_t bytes) HAKMEM_REQUIRES(lock_) {
-    for (uint32_t i = 0; i < retained_.count(); ++i) {
-      uintptr_t begin = align_up(retained_[i].address, kHugePageBytes);
-      uintptr_t end = align_down(retained_[i].address + retained_[i].bytes, kHugePageBytes);
-      if (begin >= end) continue;
-      if (bytes < end - begin) begin = align_down(end - bytes, kHugePageBytes);
-      return cut_out(i, {begin, end - begin});
-    }
-    return give_up(0);
-  }
-
-  // Takes a part out of what is retained there; with what is behind it, where that cannot be kept.
-  Range cut_out(uint32_t index, Range part) HAKMEM_REQUIRES(lock_) {
-    Range whole = retained_[index];
-    size_t before = part.address - whole.address;
-    size_t behind = whole.bytes - before - part.bytes;
-    Entry* entry = behind == 0 || retained_.is_full() ? nullptr : table_.take();
-    if (entry == nullptr) {
-      part.bytes += behind;
-    } else {
-      uintptr_t end = part.address + part.bytes;
-      table_.insert(entry, end, behind, 0, table_.find(whole.address)->origin);
-      retained_.add({end, behind});
-    }
-    if (before == 0) {
-      take_out(index);
-    } else {
-      table_.find(whole.address)->bytes.store(before, std::memory_order_relaxed);
-      retained_.replace(index, {whole.address, before});
-    }
-    released_bytes_ += part.bytes;
-    return part;
-  }
-
-  // For unmap().
-  Range give_up(uint32_t index) HAKMEM_REQUIRES(lock_) {
-    Range range = take_out(index);
+  void give_up(Range range, Victims& victims) HAKMEM_REQUIRES(lock_) {
     released_bytes_ += range.bytes;
-    return range;
+    victims.add(range);
   }
 
-  size_t unmap(const Range* ranges, uint32_t count, uint32_t shard) {
+  size_t unmap(const Victims& victims, uint32_t shard) {
     size_t bytes = 0;
-    for (uint32_t i = 0; i < count; ++i) {
-      Memory::release(reinterpret_cast<void*>(ranges[i].address), ranges[i].bytes);
-      bytes += ranges[i].bytes;
+    for (uint32_t i = 0; i < victims.count; ++i) {
+      Memory::release(reinterpret_cast<void*>(victims.ranges[i].address), victims.ranges[i].bytes);
+      bytes += victims.ranges[i].bytes;
     }
     if (bytes > 0) metrics::count_purge(shard, bytes);
     return bytes;
@@ -390,7 +336,7 @@ class HugeHeap {
   size_t released_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;  // unmapped lately; what is mapped again was churn
   uint64_t last_origin_ HAKMEM_GUARDED_BY(lock_) = 0;
   PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
-  RetainedRanges retained_ HAKMEM_GUARDED_BY(lock_);
+  RetainedRanges<Memory> retained_ HAKMEM_GUARDED_BY(lock_);
 };
 
 }  // namespace hakmem

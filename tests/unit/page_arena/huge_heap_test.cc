@@ -193,10 +193,10 @@ TEST_F(HugeHeapTest, WhatExceedsTheHoldBackGoesAtOnce) {
 
 TEST_F(HugeHeapTest, RetainsAFewMappingsOnly) {
   std::vector<void*> blocks;
-  for (uint32_t i = 0; i < RetainedRanges::kMax + 8; ++i) blocks.push_back(allocate(kPageBytes));
+  for (uint32_t i = 0; i < kMaxRetained + 8; ++i) blocks.push_back(allocate(kPageBytes));
   for (void* block : blocks) EXPECT_TRUE(huge_.free(block, 0));
-  EXPECT_EQ(visit().retained, RetainedRanges::kMax);
-  EXPECT_EQ(kernel_.mapped_bytes(), RetainedRanges::kMax * kPageBytes);
+  EXPECT_EQ(visit().retained, kMaxRetained);
+  EXPECT_EQ(kernel_.mapped_bytes(), kMaxRetained * kPageBytes);
 }
 
 TEST_F(HugeHeapTest, ResizesInPlaceAndByMoving) {
@@ -242,8 +242,7 @@ TEST_F(HugeHeapTest, ARefusedResizeChangesNothing) {
   EXPECT_NE(huge_.resize(block, 4 * kMiB, 0), nullptr);
 }
 
-// Linear probing without tombstones: random deletions at a high load, wrapped
-// around the end of the table among them, must lose nobody.
+// Random deletions while there are many.
 TEST_F(HugeHeapTest, TheTableGrowsAndLosesNobody) {
   test::Random random(7);
   std::map<void*, size_t> live;

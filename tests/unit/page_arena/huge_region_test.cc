@@ -158,6 +158,19 @@ TEST_F(HugeRegionTest, WhatAnAllocationHasOverIsNotGivenBackWhenItIsResized) {
   EXPECT_EQ(huge_.usable_bytes(block), 4 * kMiB);
 }
 
+TEST_F(HugeRegionTest, WhatABlockNoLongerNeedsIsRetained) {
+  char* block = allocate(9 * kMiB);
+  char* behind = allocate(2 * kMiB);
+  const size_t committed = committed_bytes();
+  const uint64_t remaps = kernel_.calls(Call::kRemap);
+  free(behind);
+  EXPECT_EQ(resize(block, 4 * kMiB), block);
+  EXPECT_EQ(bytes(true), 4 * kMiB);
+  EXPECT_EQ(committed_bytes(), committed);
+  EXPECT_EQ(allocate(7 * kMiB), block + 4 * kMiB);  // one range with what was free behind it
+  EXPECT_EQ(kernel_.calls(Call::kRemap), remaps);
+}
+
 TEST_F(HugeRegionTest, ABlockGrowsIntoAllThatIsFreeBehindIt) {
   char* block = allocate(8 * kMiB);
   char* behind = allocate(4 * kMiB);
@@ -199,7 +212,7 @@ TEST_F(HugeRegionTest, WhatIsBehindHugePagesGoesWithThemWhereTooMuchIsRetained) 
   const size_t held = huge_.hold_back(0);
   std::vector<char*> retained;
   std::vector<char*> kept;
-  for (uint32_t i = 0; i < RetainedRanges::kMax; ++i) {
+  for (uint32_t i = 0; i < kMaxRetained; ++i) {
     retained.push_back(allocate(kMiB));
     kept.push_back(allocate(kMiB));
   }
