@@ -13,6 +13,7 @@
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/page_arena/purge_policy.h"
 #include "allocator/platform/clock.h"
+#include "allocator/superslab/huge_page_policy.h"
 #include "allocator/superslab/readers.h"
 #include "allocator/superslab/superslab.h"
 #include "allocator/superslab/superslab_bins.h"
@@ -41,9 +42,11 @@ class SuperslabHeap {
         return nullptr;
       }
     }
+    bool is_filling = !superslab->is_huge && outgrows_small_pages(superslab);
     Slab* slab = cut_span(superslab, units, state, size_class);
     lock_.unlock();
     timer.finish(metrics::RefillStep::Metadata);
+    if (is_filling) Memory::collapse(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
     HAKMEM_PROBE3(0, hakmem, superslab_refill, slab->start, units * kUnitBytes, !is_mapped);
     return slab;
   }
@@ -196,8 +199,8 @@ class SuperslabHeap {
 
   // Free bytes that are not purged while slabs hold `used`. Any thread.
   size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
-  // How many threads take spans. Any thread, one at a time.
-  void set_thread_count(uint32_t count) { thread_count_.store(count, std::memory_order_relaxed); }
+  // As HugePagePolicy.
+  void set_thread_count(uint32_t count) { huge_pages_.set_thread_count(count); }
 
   size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
   RankedLock& lock() { return lock_; }
@@ -210,12 +213,6 @@ class SuperslabHeap {
   // Of a superslab, behind its record; pages of it are used as its slabs take blocks back.
   static constexpr size_t kMapBytes = kUnitsPerSuperslab * kUnitMapWords * sizeof(uint64_t);
   static constexpr uint32_t kMaxRemaps = 4;
-  // A process whose slabs use less, or less a thread, is not made larger by pages that
-  // it touches in part: each thread has a slab of every class that it has just begun.
-  static constexpr size_t kHugePagesFromPerThread = 3 * kMiB;
-  // Of few threads half of that, and of the first less: what they could waste is little.
-  static constexpr size_t kFewThreads = 8;
-  static constexpr size_t kFirstThreadLess = 512 * kKiB;
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {
     uint32_t tries = kMaxRemaps;
@@ -287,7 +284,7 @@ class SuperslabHeap {
     uint32_t starts = run_starts(superslab->dirty, units);
     if (starts == 0) starts = run_starts(superslab->free, units);
     uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
-    if (superslab->state() == SuperslabState::Purged) allow_huge_page(superslab, is_dense());
+    if (superslab->state() == SuperslabState::Purged) allow_huge_page(superslab, huge_pages_.is_dense(used_bytes_));
     uint32_t dirty_units = take_units(superslab, bit_run(first, units));
     set_guard(superslab, bit_run(first, units));
 
@@ -325,14 +322,17 @@ class SuperslabHeap {
     return reinterpret_cast<void*>(superslab->address + (unit + 1) * kUnitBytes - kGuardBytes);
   }
 
-  bool is_dense() const HAKMEM_REQUIRES(lock_) {
-    if constexpr (has(Mitigation::kGuardPages)) return false;  // a huge page has no page of its own to guard
-    size_t threads = thread_count_.load(std::memory_order_relaxed);
-    size_t few = threads < kFewThreads ? threads : kFewThreads;
-    return used_bytes_ + kFirstThreadLess >= (2 * threads - few) * (kHugePagesFromPerThread / 2);
+  // Whether its small pages are to become a huge one: a heap of this size has them, and half of its pages stand.
+  // That takes some hundred page faults less than to touch the rest. A slab that was begun may have hardly any.
+  bool outgrows_small_pages(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
+    uint32_t used_units = kUnitsPerSuperslab - static_cast<uint32_t>(__builtin_popcount(superslab->free));
+    if (used_units < kUnitsPerSuperslab / 2 || !huge_pages_.is_dense(used_bytes_)) return false;
+    if (!Memory::is_half_resident(reinterpret_cast<void*>(superslab->address))) return false;
+    allow_huge_page(superslab, true);
+    return true;
   }
 
-  // Only where no page stands yet: what is there already is not made a huge page.
+  // What stands there already is not made a huge page by that.
   static void allow_huge_page(Superslab* superslab, bool allowed) {
     if (superslab->is_huge == allowed) return;
     superslab->is_huge = allowed;
@@ -389,7 +389,7 @@ class SuperslabHeap {
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   std::atomic<size_t> retained_bytes_{0};  // written under lock_; free units that hold pages
   std::atomic<uint32_t> readers_{0};       // visits of views under way
-  std::atomic<uint32_t> thread_count_{1};  // a hint, read under lock_
+  HugePagePolicy huge_pages_;
   Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   SuperslabBins bins_ HAKMEM_GUARDED_BY(lock_);

@@ -285,6 +285,7 @@ ThreadCache* start_thread() {
     register_fork_handlers(lock_all, after_fork_in_parent, after_fork_in_child);
     set_thread_exit(end_thread);
     check_environment();
+    LinuxMemory::read_huge_page_setting();
     // Written only where there is one: most processes touch no page for it.
     if (size_t limit = container_memory_limit(); limit != SIZE_MAX) PurgePolicy::limit_memory(limit);
     if constexpr (kBuild.stats) {

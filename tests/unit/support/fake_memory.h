@@ -9,7 +9,18 @@
 
 namespace hakmem::test {
 
-enum class Call : uint8_t { kReserve, kCommit, kAllowReading, kPurge, kRelease, kMap, kMapAt, kRemap, kCount };
+enum class Call : uint8_t {
+  kReserve,
+  kCommit,
+  kAllowReading,
+  kPurge,
+  kRelease,
+  kMap,
+  kMapAt,
+  kRemap,
+  kCollapse,
+  kCount
+};
 
 // The VirtualMemory that the floors under test are instantiated with. Thread-safe.
 struct FakeMemory {
@@ -18,6 +29,8 @@ struct FakeMemory {
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
+  static bool is_half_resident(void* address);
+  static void collapse(void* address, size_t bytes);
   static bool guard(void* address, size_t bytes);
   static void unguard(void* address, size_t bytes);
   static void release(void* address, size_t bytes);
