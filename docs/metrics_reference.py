@@ -85,12 +85,13 @@ endpoint shows its own process without those labels, and processes that descend 
 | `empty_slab` | slabs without a single object | resident pages of those slabs |
 | `retained` | free units of superslabs and freed huge mappings, kept for reuse | resident pages |
 | `metadata` | records of slabs, thread caches, registries | resident pages |
-| `telemetry` | the stats page, the exporter's libraries, stack and tables | the kernel's list of mappings |
-| `outside` | everything else: program, libraries, stacks, files, other mappings | the kernel's list of mappings |
+| `telemetry` | the stats page, the exporter's libraries, stack and tables | resident pages |
+| `outside` | everything else: program, libraries, stacks, files, other mappings | resident pages |
 
 `hakmem_process_memory_bytes` tells apart what the kernel alone knows: huge pages, memory given up by `MADV_FREE`, and
 swapped memory. It comes from `smaps_rollup`, which takes about 1 ms for each 100 MiB of small pages, so it is read for at most
-0.05 % of the time, and by processes without an endpoint for 0.001 % and only below 1 GiB. Between two
+0.05 % of the time, and by processes without an endpoint for 0.001 % and only below 1 GiB. No scrape but the first waits
+for it: the endpoint reads it when it has answered. Between two
 readings the last one is shown; a state that was never read has no series. `hakmem_cgroup_memory_bytes` is asked each time the
 kernel's part is: of the process's cgroup and those above it (version 1 or 2) the one with the least room below its limit.
 Where none has a limit, `limit` and `distance` have no series.

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "telemetry/residency.h"
 #include "telemetry/system.h"
 
 namespace hakmem::telemetry {
@@ -44,41 +43,46 @@ bool PageMap::present_bytes(uintptr_t begin, uintptr_t end, uint64_t* bytes) {
   *bytes = 0;
   if (begin >= end) return true;
   if (can_scan_) {
-    if (scan(begin, end, bytes)) return true;
+    if (visit_present(begin, end, [bytes](Range run) { *bytes += run.end - run.begin; })) return true;
     can_scan_ = false;
     *bytes = 0;
   }
   return read_entries(begin, end, bytes);
 }
 
-bool PageMap::scan(uintptr_t begin, uintptr_t end, uint64_t* bytes) {
-  uint64_t counted = begin;  // a call may begin with the end of what the last one said
-  while (begin < end) {
-    ScanArguments arguments{};
-    arguments.size = sizeof arguments;
-    arguments.start = begin;
-    arguments.end = end;
-    arguments.vec = reinterpret_cast<uint64_t>(regions);
-    arguments.vec_len = sizeof regions / sizeof regions[0];
-    arguments.category_mask = kPresent | kZeroPage;
-    arguments.category_inverted = kZeroPage;
-    arguments.return_mask = kPresent;
-    int count = ioctl(fd_, kPagemapScan, &arguments);
-    if (count < 0) {
-      if (errno == EINTR) continue;
-      return false;
-    }
-    for (int i = 0; i < count; ++i) {
-      uint64_t start = std::max(regions[i].start, counted);
-      if (regions[i].end <= start) continue;
-      *bytes += regions[i].end - start;
-      counted = regions[i].end;
-    }
-    if (arguments.walk_end <= begin) return false;
-    begin = arguments.walk_end;
+uintptr_t PageMap::end_of_addresses() {
+  static constinit uintptr_t end_found = 0;
+  // The kernel refuses what lies beyond; how far that is depends on its build and the processor.
+  for (uint32_t bits = 56; end_found == 0 && can_scan_ && bits >= 32; --bits) {
+    uintptr_t end = (uintptr_t{1} << bits) - kKernelPageBytes;
+    uintptr_t begin = end - kKernelPageBytes;
+    if (scan(&begin, end) >= 0)
+      end_found = end;
+    else
+      can_scan_ = errno == EFAULT;
   }
-  return true;
+  return end_found;
 }
+
+int PageMap::scan(uintptr_t* begin, uintptr_t end) {
+  ScanArguments arguments{};
+  arguments.size = sizeof arguments;
+  arguments.start = *begin;
+  arguments.end = end;
+  arguments.vec = reinterpret_cast<uint64_t>(regions);
+  arguments.vec_len = sizeof regions / sizeof regions[0];
+  arguments.category_mask = kPresent | kZeroPage;
+  arguments.category_inverted = kZeroPage;
+  arguments.return_mask = kPresent;
+  int count;
+  do count = ioctl(fd_, kPagemapScan, &arguments);
+  while (count < 0 && errno == EINTR);
+  if (count < 0 || arguments.walk_end <= *begin) return -1;
+  *begin = arguments.walk_end;
+  return count;
+}
+
+Range PageMap::run_at(int index) { return {regions[index].start, regions[index].end}; }
 
 bool PageMap::read_entries(uintptr_t begin, uintptr_t end, uint64_t* bytes) {
   uint64_t entries[128];

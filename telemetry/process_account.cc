@@ -21,36 +21,45 @@ struct Kernel {
   Rollup rollup;
   bool has_rollup;
   bool statm_is_off;
-  uint64_t last_rollup;  // CLOCK_MONOTONIC; 0: none
-  uint64_t cgroup_text;  // hash of what /proc/self/cgroup said
-  uint64_t rare_cost;    // nanoseconds of the present account that the next will not need
+  bool rollup_is_wanted;  // by the last scrape
+  uint64_t last_rollup;   // CLOCK_MONOTONIC; 0: none
+  uint64_t cgroup_text;   // hash of what /proc/self/cgroup said
+  uint64_t rare_cost;     // nanoseconds of the present account that the next will not need
   CgroupReader cgroup;
 };
 constinit Kernel kernel{};
 
 bool rollup_is_due(uint64_t resident, Depth depth) {
-  uint64_t now = clock_nanoseconds(CLOCK_MONOTONIC);
   uint64_t cost = rollup_cost(resident);
   if (depth != Depth::Scrape && cost > kMaxRollupCost) return false;
   uint64_t wait = cost * (depth == Depth::Scrape ? kScrapeRollupShare : kHostRollupShare);
-  if (kernel.last_rollup != 0 && now - kernel.last_rollup < wait) return false;
-  kernel.last_rollup = now;
-  return true;
+  return kernel.last_rollup == 0 || clock_nanoseconds(CLOCK_MONOTONIC) - kernel.last_rollup >= wait;
 }
 
 // statm is cheap, but older kernels keep it by thread and let it lag. So it is
 // held against the exact account when that is read, and where it is found to be
 // off the exact one is used from then on.
-uint64_t process_total(Depth depth) {
-  uint64_t total = process_resident_bytes();
-  bool is_due = rollup_is_due(total, depth);
-  if (!is_due && !kernel.statm_is_off) return total;
+void look_at_rollup(uint64_t total) {
+  kernel.rollup_is_wanted = false;
   uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
+  kernel.last_rollup = start;
   bool is_read = read_rollup(&kernel.rollup);
-  if (is_due) kernel.rare_cost += clock_nanoseconds(CLOCK_MONOTONIC) - start;
-  if (!is_read) return total;
+  kernel.rare_cost += clock_nanoseconds(CLOCK_MONOTONIC) - start;
+  if (!is_read) return;
   kernel.has_rollup = true;
   kernel.statm_is_off = kernel.statm_is_off || is_off(total, kernel.rollup.resident);
+}
+
+uint64_t process_total(Depth depth) {
+  uint64_t total = process_resident_bytes();
+  if (kernel.statm_is_off) return read_rollup(&kernel.rollup) ? kernel.rollup.resident : total;
+  if (!rollup_is_due(total, depth)) return total;
+  // A scrape does not wait for it, but for the first one.
+  if (depth == Depth::Scrape && kernel.last_rollup != 0) {
+    kernel.rollup_is_wanted = true;
+    return total;
+  }
+  look_at_rollup(total);
   return kernel.statm_is_off ? kernel.rollup.resident : total;
 }
 
@@ -117,7 +126,12 @@ ProcessAccount publish_process(const RangeList& ours, const RangeList& telemetry
   return account;
 }
 
+bool is_rollup_wanted() { return kernel.rollup_is_wanted; }
+
+void read_wanted_rollup() { look_at_rollup(process_resident_bytes()); }
+
 void forget_parent_account() {
+  kernel.rollup_is_wanted = false;
   kernel.has_rollup = false;
   kernel.last_rollup = 0;
 }

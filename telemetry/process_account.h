@@ -34,6 +34,11 @@ struct ProcessAccount {
 ProcessAccount publish_process(const RangeList& ours, const RangeList& telemetry_ranges, uint64_t heap_resident,
                                Depth depth);
 
+// Whether the last scrape found smaps_rollup due, which takes longer than all else, and did not
+// wait for it. By who reads it then, one thread at a time.
+bool is_rollup_wanted();
+void read_wanted_rollup();
+
 // In a forked child: what was known of the parent.
 void forget_parent_account();
 

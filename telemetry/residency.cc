@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "telemetry/map_reader.h"
 #include "telemetry/pagemap.h"
@@ -14,28 +15,32 @@
 namespace hakmem::telemetry {
 namespace {
 
-constexpr size_t kMaxExporterFiles = 32;
 constexpr size_t kMaxKnownFiles = 512;
 
-// Hashes of the paths of mapped files. Written by the serving thread while it
-// loads the module, read by the publisher, which that thread runs itself by then.
+// Where files of the exporter are mapped; nothing of them is ever unloaded. In the order of their addresses.
+struct FileRanges {
+  Range ranges[256];
+  size_t count;
+  const Range* begin() const { return ranges; }
+  const Range* end() const { return ranges + count; }
+};
+
+// Written by the serving thread while it loads the module, read by who publishes: each has the page.
 struct FileNotes {
-  uint64_t before[kMaxKnownFiles];
+  uint64_t before[kMaxKnownFiles];  // hashes of the paths of files that the program had mapped
   size_t before_count;
-  uint64_t exporter[kMaxExporterFiles];
-  std::atomic<size_t> exporter_count;
+  FileRanges exporter;
 };
 constinit FileNotes files{};
 
-template <size_t kSize>
-bool contains(const uint64_t (&hashes)[kSize], size_t count, uint64_t hash) {
-  return std::find(hashes, hashes + count, hash) != hashes + count;
+bool was_there(uint64_t hash) {
+  return std::find(files.before, files.before + files.before_count, hash) != files.before + files.before_count;
 }
 
-// Calls visit(begin, end) for the parts of [begin, end) inside, and outside(...)
-// for those not inside, the ranges of a normalised list.
-template <class Inside, class Outside>
-void split(const RangeList& list, Range range, Inside inside, Outside outside) {
+// Calls inside(range) for the parts of a range that are in a normalised list, and outside(range)
+// for those that are not.
+template <class List, class Inside, class Outside>
+void split(const List& list, Range range, Inside inside, Outside outside) {
   const Range* next = std::upper_bound(list.begin(), list.end(), range.begin,
                                        [](uintptr_t address, const Range& r) { return address < r.end; });
   for (; range.begin < range.end && next != list.end() && next->begin < range.end; ++next) {
@@ -83,6 +88,49 @@ class PresentSums {
   uint64_t* sum_ = nullptr;
   bool known_ = true;
 };
+
+// Calls add(range, sum) for the parts of a range that is not the allocator's.
+template <class Add>
+void share_out(const RangeList& telemetry_ranges, Range range, MappingAccount* account, Add add) {
+  auto to_telemetry = [&](Range part) { add(part, &account->telemetry); };
+  auto to_outside = [&](Range part) { add(part, &account->outside); };
+  split(telemetry_ranges, range, to_telemetry,
+        [&](Range other) { split(files.exporter, other, to_telemetry, to_outside); });
+}
+
+// All that is not ours, range by range: the kernel skips what is not there.
+bool scan_mappings(PageMap* page_map, const RangeList& ours, const RangeList& telemetry_ranges,
+                   MappingAccount* account) {
+  uintptr_t begin = 0;
+  auto scan_up_to = [&](uintptr_t end) {
+    return page_map->visit_present(begin, end, [&](Range run) {
+      share_out(telemetry_ranges, run, account, [](Range part, uint64_t* sum) { *sum += part.end - part.begin; });
+    });
+  };
+  for (const Range& own : ours) {
+    if (!scan_up_to(own.begin)) return false;
+    begin = own.end;
+  }
+  return scan_up_to(page_map->end_of_addresses());
+}
+
+// The same by the list of mappings, for kernels that cannot be asked about what is not mapped.
+bool list_mappings(PageMap* page_map, const RangeList& ours, const RangeList& telemetry_ranges,
+                   MappingAccount* account) {
+  MapReader maps;
+  if (!maps.is_open()) return false;
+  PresentSums sums(page_map);
+  for (MapEntry entry; maps.next(&entry);) {
+    // Pages of the kernel's own that no process is charged for.
+    if (strncmp(entry.path, "[vvar", 5) == 0 || strcmp(entry.path, "[vsyscall]") == 0) continue;
+    split(
+        ours, {entry.begin, entry.end}, [](Range) {},
+        [&](Range other) {
+          share_out(telemetry_ranges, other, account, [&](Range part, uint64_t* sum) { sums.add(part, sum); });
+        });
+  }
+  return sums.finish();
+}
 
 }  // namespace
 
@@ -165,25 +213,12 @@ bool read_rollup(Rollup* result) {
 }
 
 bool account_for_mappings(const RangeList& ours, const RangeList& telemetry_ranges, MappingAccount* result) {
-  *result = {};
-  MapReader maps;
   PageMap page_map;
-  if (!maps.is_open() || !page_map.is_open()) return false;
-  PresentSums sums(&page_map);
-  size_t exporter_count = files.exporter_count.load(std::memory_order_acquire);
-  for (MapEntry entry; maps.next(&entry);) {
-    // Pages of the kernel's own that no process is charged for.
-    if (strncmp(entry.path, "[vvar", 5) == 0 || strcmp(entry.path, "[vsyscall]") == 0) continue;
-    bool exporter_file = entry.path[0] == '/' && contains(files.exporter, exporter_count, hash_text(0, entry.path));
-    auto not_ours = [&](Range range) {
-      split(
-          telemetry_ranges, range, [&](Range part) { sums.add(part, &result->telemetry); },
-          [&](Range part) { sums.add(part, exporter_file ? &result->telemetry : &result->outside); });
-    };
-    split(
-        ours, {entry.begin, entry.end}, [](Range) {}, not_ours);
-  }
-  return sums.finish();
+  if (!page_map.is_open()) return false;
+  *result = {};
+  if (page_map.end_of_addresses() != 0 && scan_mappings(&page_map, ours, telemetry_ranges, result)) return true;
+  *result = {};
+  return list_mappings(&page_map, ours, telemetry_ranges, result);
 }
 
 void note_files_before() {
@@ -192,20 +227,21 @@ void note_files_before() {
   for (MapEntry entry; maps.is_open() && maps.next(&entry);) {
     if (entry.path[0] != '/' || files.before_count == kMaxKnownFiles) continue;
     uint64_t hash = hash_text(0, entry.path);
-    if (!contains(files.before, files.before_count, hash)) files.before[files.before_count++] = hash;
+    if (!was_there(hash)) files.before[files.before_count++] = hash;
   }
 }
 
 void note_files_after() {
   MapReader maps;
-  size_t count = 0;
+  FileRanges& noted = files.exporter;
+  noted.count = 0;
   for (MapEntry entry; maps.is_open() && maps.next(&entry);) {
-    if (entry.path[0] != '/' || count == kMaxExporterFiles || files.before_count == kMaxKnownFiles) continue;
-    uint64_t hash = hash_text(0, entry.path);
-    if (contains(files.before, files.before_count, hash) || contains(files.exporter, count, hash)) continue;
-    files.exporter[count++] = hash;
+    if (entry.path[0] != '/' || files.before_count == kMaxKnownFiles || was_there(hash_text(0, entry.path))) continue;
+    if (noted.count != 0 && noted.ranges[noted.count - 1].end == entry.begin)
+      noted.ranges[noted.count - 1].end = entry.end;
+    else if (noted.count != std::size(noted.ranges))
+      noted.ranges[noted.count++] = {entry.begin, entry.end};
   }
-  files.exporter_count.store(count, std::memory_order_release);
 }
 
 }  // namespace hakmem::telemetry

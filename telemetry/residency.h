@@ -1,5 +1,5 @@
 // What is resident, asked from the kernel: our ranges by mincore, everything
-// else by the kernel's list of mappings. Never as a difference.
+// else by its map of pages. Never as a difference.
 #pragma once
 
 #include <cstddef>
@@ -85,13 +85,13 @@ struct MappingAccount {
   uint64_t telemetry;  // the exporter's: its ranges and its files
 };
 
-// Walks the kernel's list of mappings. `ours` (normalised) is left out;
-// `telemetry_ranges` (normalised) and mappings of the files noted by
-// note_files_after go to telemetry. False when /proc does not tell.
+// What is resident in all of the process but `ours` (normalised). `telemetry_ranges`
+// (normalised) and mappings of the files noted by note_files_after go to telemetry.
+// False when /proc does not tell. For who has the page.
 bool account_for_mappings(const RangeList& ours, const RangeList& telemetry_ranges, MappingAccount* result);
 
 // Files that are mapped after the second call and were not before the first
-// are the exporter module's.
+// are the exporter module's. For who has the page.
 void note_files_before();
 void note_files_after();
 

@@ -118,7 +118,7 @@ bool is_alive() { return !serving.stopped.load(std::memory_order_relaxed) && !fo
 // Asked twice a second.
 bool may_serve() {
   if (!is_alive()) return false;
-  look_for_requests();
+  serve_beside_scrapes();
   watch_growth(clock_nanoseconds(CLOCK_MONOTONIC));
   // A program that is idle after a peak makes no calls in which memory would be given back.
   metrics::heap_view.let_time_pass();

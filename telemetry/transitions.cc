@@ -7,6 +7,7 @@
 
 #include "allocator/base/environment.h"
 #include "telemetry/heap_profile.h"
+#include "telemetry/process_account.h"
 #include "telemetry/publisher.h"
 #include "telemetry/serving.h"
 #include "telemetry/system.h"
@@ -155,9 +156,11 @@ void on_fork_child() {
   leave_profile_to_parent();
 }
 
-void look_for_requests() {
+void serve_beside_scrapes() {
   if (!try_acquire_page()) return;
   if (PageHeader* header = page()) follow_requests(control(header));
+  // The scrape that wanted it has been answered by now.
+  if (is_rollup_wanted()) read_wanted_rollup();
   release_page();
 }
 

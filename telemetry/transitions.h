@@ -30,9 +30,9 @@ bool try_acquire_page();
 bool acquire_page();
 void release_page();
 
-// Does what `hakmem config` requested, for the serving thread: an idle process
-// has no transitions.
-void look_for_requests();
+// Does what `hakmem config` requested, as an idle process has no transitions, and
+// reads what the last scrape did not wait for. For the serving thread.
+void serve_beside_scrapes();
 
 // Publishes everything for a scrape and makes on_transition hold back for a
 // while. Null when there is no page. Where another thread has the page for more

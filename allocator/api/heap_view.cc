@@ -22,7 +22,9 @@ size_t view_class_bytes(uint32_t size_class) {
 
 // None of what a view reads is in a cache, so that each first look at it would wait for memory.
 constexpr uint32_t kAhead = 4;  // superslabs
-constexpr uint32_t kSlabsAhead = 6;
+// The record at the same place in the next superslab, which mostly is cut alike: of a span of
+// several units only the first record is looked at.
+constexpr uint32_t kSlabsAhead = kUnitsPerSuperslab;
 constexpr size_t kLineBytes = 64;
 
 void fetch_ahead(const void* address, size_t bytes) {
@@ -84,7 +86,7 @@ HAKMEM_READS_RACILY void visit_slabs(uintptr_t superslab, void (*visit)(void*, c
       reinterpret_cast<Slab*>(location.reservation->metadata) + size_t{location.superslab} * kUnitsPerSuperslab;
   for (uint32_t i = 0; i < kUnitsPerSuperslab;) {
     const Slab& slab = slabs[i];
-    fetch_ahead(&slab + kSlabsAhead, sizeof slab);  // behind the last one are those of the next superslab
+    fetch_ahead(&slab + kSlabsAhead, sizeof slab);
     SlabState state = slab.state;
     uint32_t units = slab.units;
     if (state == SlabState::Free || units == 0 || units > kUnitsPerSuperslab - i) {
@@ -111,19 +113,36 @@ void visit_huge(void (*visit)(void*, const metrics::HugeView&), void* argument) 
   });
 }
 
+// What view_of(cache) reads first.
+void fetch_ahead(const ThreadCache* cache) {
+  fetch_ahead(cache->bins, sizeof cache->bins);
+  __builtin_prefetch(&cache->use);
+  __builtin_prefetch(&cache->next_registered);
+}
+
+HAKMEM_READS_RACILY metrics::ThreadCacheView view_of(const ThreadCache& cache) {
+  metrics::ThreadCacheView view{};
+  // Most bins are empty. What is known of the samples in the others stands on lines of their own,
+  // which are fetched all together.
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    view.listed[size_class] = cache.blocks_in_bin(size_class);
+    if (view.listed[size_class] != 0) __builtin_prefetch(&cache.classes[size_class].countdown.samples);
+  }
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    uint32_t& blocks = view.listed[size_class];
+    if (blocks != 0) blocks -= std::min(blocks, cache.classes[size_class].countdown.samples);
+    blocks += cache.quarantine.count(size_class);
+  }
+  return view;
+}
+
 HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::ThreadCacheView&), void* argument) {
   for (ThreadCache* cache = first_registered_cache(); cache != nullptr; cache = cache->next_registered) {
-    if (cache->next_registered != nullptr) fetch_ahead(cache->next_registered, sizeof cache->bins);
+    if (cache->next_registered != nullptr) fetch_ahead(cache->next_registered);
     ThreadCache::Use use = cache->use.load(std::memory_order_relaxed);
     if (use != ThreadCache::Use::kThread && use != ThreadCache::Use::kLate) continue;
-    metrics::ThreadCacheView view{};
+    metrics::ThreadCacheView view = view_of(*cache);
     view.is_thread = use == ThreadCache::Use::kThread;
-    for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-      auto blocks = static_cast<uint32_t>(cache->slots + kBinShapes[size_class].bottom - cache->bins[size_class].top);
-      // Most bins are empty, and what else is known of their classes stands on other lines of memory.
-      uint32_t samples = blocks == 0 ? 0 : cache->classes[size_class].countdown.samples;
-      view.listed[size_class] = (blocks > samples ? blocks - samples : 0) + cache->quarantine.count(size_class);
-    }
     visit(argument, view);
   }
   metrics::ThreadCacheView pooled{};
