@@ -91,7 +91,8 @@ function lintExpression(expr: string, where: string, catalogue: Family[], used: 
     if (family.kind === 'Histogram' && selector.metric === family.name)
       errors.push(`${where}: ${selector.metric} is a histogram and has no series of that name`);
     // A series that begins above zero has increased by nothing.
-    const begins = new RegExp(`\\b${selector.metric} > 0 unless ${selector.metric} offset \\d+m`).test(expr);
+    const before = `last_over_time\\(${selector.metric}\\[\\w+\\] offset \\d+m\\)`;
+    const begins = new RegExp(`\\b${selector.metric} > 0 unless ${before}`).test(expr);
     if (cumulative && !inRate && !begins) errors.push(`${where}: counter ${selector.metric} is not inside rate, irate or increase`);
     if (!cumulative && inRate) errors.push(`${where}: gauge ${selector.metric} is inside ${selector.rangeFunction}`);
   }

@@ -72,7 +72,7 @@ test('finds: a rule about a series that nobody records or exports', () => {
 });
 
 test('a counter may be looked at by itself where its series begins, and only there', () => {
-  const begins = 'hakmem_samples_total > 0 unless hakmem_samples_total offset 10m';
+  const begins = 'hakmem_samples_total > 0 unless last_over_time(hakmem_samples_total[1d] offset 10m)';
   const expressions = [begins, 'hakmem_samples_total > 0', 'hakmem_samples_total > 0 unless hakmem_samples_total'];
   const found = complaints(() => {}, catalogue, [...rules, ...expressions.map((expr, i) => ({ rule: `R${i}`, expr }))]);
   assert.deepEqual(new Set(found.map((line) => line.slice(0, 7))), new Set(['rule R1', 'rule R2']));
