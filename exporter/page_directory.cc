@@ -85,9 +85,11 @@ PageDirectory::PageDirectory(std::string path, Filter filter) : path_(std::move(
 
 void PageDirectory::refresh() {
   Directory directory{opendir(path_.c_str())};
-  if (!directory && lacks_means(errno)) return;
-  for (auto& [name, page] : pages_) page.seen = false;
-  if (directory) visit_all(directory.get());
+  bool is_known = directory || errno == ENOENT || errno == ENOTDIR;
+  for (auto& [name, page] : pages_) page.seen = !is_known;
+  // What the walk did not reach may be there.
+  if (directory && !visit_all(directory.get()))
+    for (auto& [name, page] : pages_) page.seen = true;
   Processes processes;
   for (auto entry = pages_.begin(); entry != pages_.end();) {
     auto& [name, page] = *entry;
@@ -106,26 +108,35 @@ void PageDirectory::refresh() {
     }
     // Asked before the page is read: what is read then is final.
     bool gone = has_ended(identity, *page.pid_here);
-    bool keep = read(page, name) && page.seen;
+    Outcome outcome = read(page, name);
+    if (outcome == Outcome::Later && (!gone || ++page.tries < kTriesAfterEnd)) {
+      ++entry;
+      continue;
+    }
     gone = gone || is_silent(page);
-    keep = keep && !gone;
+    bool keep = outcome == Outcome::Read && page.seen && !gone;
     if (!keep) leave(page, name, gone);
     entry = keep ? std::next(entry) : pages_.erase(entry);
   }
 }
 
-void PageDirectory::visit_all(DIR* directory) {
+bool PageDirectory::visit_all(DIR* directory) {
   std::map<std::string, ino_t> left_out_before;
   left_out_before.swap(left_out_);  // files that are gone are forgotten
+  bool is_whole;
   try {
-    while (const dirent* entry = readdir(directory))
+    const dirent* entry;
+    while (errno = 0, (entry = readdir(directory)) != nullptr)
       if (std::string_view(entry->d_name).starts_with(telemetry::kPagePrefix))
         visit_file(dirfd(directory), entry->d_name, &left_out_before);
+    is_whole = errno == 0;
   } catch (...) {
     // Those that were not visited: a page that was counted must not be counted again.
     left_out_.merge(left_out_before);
     throw;
   }
+  if (!is_whole) left_out_.merge(left_out_before);
+  return is_whole;
 }
 
 bool PageDirectory::find_process(Page& page, uint32_t pid_here) {
@@ -140,17 +151,23 @@ bool PageDirectory::is_silent(const Page& page) {
 }
 
 void PageDirectory::leave(const Page& page, const std::string& name, bool gone) {
-  if (page.seen && gone) {
-    left_out_[name] = page.inode;
-    if (removes_) remove_later(name, page.good);
-  }
+  // What was counted is not counted again, should it become readable.
+  if (page.seen && (gone || page.good)) left_out_[name] = page.inode;
+  if (page.seen && gone && removes_) remove_later(name, page.good);
   // Last: should memory run out on the way, the next scrape counts it.
   if (page.good) fold(page);
 }
 
 void PageDirectory::visit_file(int directory, const std::string& name, std::map<std::string, ino_t>* left_out_before) {
   struct stat status {};
-  if (fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return;
+  if (fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (errno == ENOENT) return;
+    // It is taken for what it was.
+    if (auto left = left_out_before->find(name); left != left_out_before->end())
+      left_out_.insert(left_out_before->extract(left));
+    if (auto known = pages_.find(name); known != pages_.end()) known->second.seen = true;
+    return;
+  }
   if (auto left = left_out_before->find(name); left != left_out_before->end() && left->second == status.st_ino) {
     left_out_.insert(left_out_before->extract(left));
     return;
@@ -161,7 +178,8 @@ void PageDirectory::visit_file(int directory, const std::string& name, std::map<
       return;
     }
     // Another program in the same process: it called exec.
-    if (read(known->second, name) && known->second.good) fold(known->second);
+    read(known->second, name);
+    if (known->second.good) fold(known->second);
     pages_.erase(known);
   }
   Identity identity{};
@@ -175,30 +193,42 @@ void PageDirectory::visit_file(int directory, const std::string& name, std::map<
   auto entry = pages_.try_emplace(name).first;
   Page& page = entry->second;
   page.fd = telemetry::open_page(path);
-  if (page.fd < 0) {
+  if (page.fd < 0 || fstat(page.fd, &status) != 0) {
     pages_.erase(entry);
     skip(PageProblem::Unreadable, name, status.st_ino);
     return;
   }
-  page.inode = fstat(page.fd, &status) == 0 ? status.st_ino : 0;
+  page.inode = status.st_ino;
   page.seen = true;
 }
 
-bool PageDirectory::read(Page& page, const std::string& name) {
-  telemetry::PageVerdict verdict = telemetry::read_snapshot(page.fd, &scratch_);
-  if (verdict.state == telemetry::PageState::Unfinished) return true;
-  if (verdict.good() && file_name(scratch_.identity) != name)
-    verdict = {telemetry::PageState::Bad, PageProblem::Damaged};
-  if (!verdict.good()) {
-    skip(verdict.problem, name, page.inode);
-    return false;
+PageDirectory::Outcome PageDirectory::judge(const telemetry::PageVerdict& verdict, const Page& page,
+                                            const std::string& name) {
+  switch (verdict.state) {
+    case telemetry::PageState::Unfinished: return Outcome::Read;
+    case telemetry::PageState::Unread:
+      if (!page.good) skip(verdict.problem, name, page.inode);
+      return Outcome::Later;
+    case telemetry::PageState::Good:
+      if (file_name(scratch_.identity) == name) return Outcome::Read;
+      skip(PageProblem::Damaged, name, page.inode);
+      return Outcome::Bad;
+    case telemetry::PageState::Bad: break;
   }
+  skip(verdict.problem, name, page.inode);
+  return Outcome::Bad;
+}
+
+PageDirectory::Outcome PageDirectory::read(Page& page, const std::string& name) {
+  telemetry::PageVerdict verdict = telemetry::read_snapshot(page.fd, &scratch_);
+  Outcome outcome = judge(verdict, page, name);
+  if (!verdict.good() || outcome != Outcome::Read) return outcome;
   std::swap(page.snapshot, scratch_);
   if (page.pid_here == 0) note_change(page);
-  if (!page.good) first_read(page);
+  if (!page.good && !first_read(page)) return Outcome::Later;
   if (!page.by_pid && age_seconds(page.snapshot.identity) >= min_age_) show_by_pid(page);
   page.rows.update(page.snapshot);
-  return true;
+  return Outcome::Read;
 }
 
 // `scratch_` is what was read last.
@@ -210,14 +240,17 @@ void PageDirectory::note_change(Page& page) {
     page.last_change = now;
 }
 
-void PageDirectory::first_read(Page& page) {
-  page.group = {page.snapshot.comm, home_of(page.pid_here.value_or(0))};
+bool PageDirectory::first_read(Page& page) {
+  std::optional<Home> home = home_of(page.pid_here.value_or(0));
+  if (!home) return false;
+  page.group = {page.snapshot.comm, *home};
   // Whoever may write to the folder chooses the names.
   if (!ended_.contains(page.group) && ended_.size() >= kMaxGroups) page.group = {"other", {}};
   ended_.try_emplace(page.group, telemetry::Snapshot::empty());
   page.by_pid = age_seconds(page.snapshot.identity) >= min_age_;
   // Last: should memory run out on the way, the next scrape begins anew.
   page.good = true;
+  return true;
 }
 
 void PageDirectory::show_by_pid(Page& page) {

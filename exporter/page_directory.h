@@ -43,6 +43,7 @@ struct Page {
   std::optional<uint32_t> pid_here;  // of its process; 0 when it is of another namespace and not seen
   bool seen = false;                 // in the current walk of the directory
   bool good = false;                 // was ever read; `snapshot` is its newest good state
+  uint32_t tries = 0;                // to read it since its process ended
   double last_change = 0;            // of its figures, where the process is not seen: seconds of CLOCK_BOOTTIME
   telemetry::Snapshot snapshot;
   SizeClassRows rows;
@@ -61,6 +62,9 @@ struct Page {
 // A process that cannot be looked for, of another container or without /proc, is taken for
 // ended when nothing in its page has changed for so long.
 inline constexpr double kSilentSeconds = 24 * 3600;
+
+// How often it is tried to read what a process left before its end, where the kernel cannot.
+inline constexpr uint32_t kTriesAfterEnd = 8;
 
 // Of the pages whose process was killed the newest so many are kept.
 inline constexpr size_t kKeptPages = 16;
@@ -86,8 +90,9 @@ class PageDirectory {
 
   // Walks the directory and reads every page anew. Pages whose process is gone, or was silent for too long,
   // are added to the totals of their group, and removed, but for the newest
-  // kKeptPages, which `hakmem report` can still read. Where memory or descriptors have run out nothing is
-  // counted twice or lost: it throws std::bad_alloc, and the next one goes on; or what was read last stands.
+  // kKeptPages, which `hakmem report` can still read. Where memory or descriptors have run out, or the kernel
+  // cannot read, nothing is counted twice or lost: it throws std::bad_alloc, and the next one goes on; or what
+  // was read last stands.
   void refresh();
 
   // By file name; living processes.
@@ -98,14 +103,19 @@ class PageDirectory {
   uint64_t skipped(metrics::PageProblem problem) const { return skipped_[static_cast<size_t>(problem)]; }
 
  private:
-  void visit_all(DIR* directory);
+  // Later: the kernel could not read now; what was read last stands.
+  enum class Outcome : uint8_t { Read, Later, Bad };
+
+  // False when it did not get to the end.
+  bool visit_all(DIR* directory);
   void visit_file(int directory, const std::string& name, std::map<std::string, ino_t>* left_out_before);
   // False when the page may not speak for the process.
   static bool find_process(Page& page, uint32_t pid_here);
-  // False when the page is to be forgotten.
-  bool read(Page& page, const std::string& name);
+  Outcome read(Page& page, const std::string& name);
+  Outcome judge(const telemetry::PageVerdict& verdict, const Page& page, const std::string& name);
   void note_change(Page& page);
-  void first_read(Page& page);
+  // False where it is to be tried again.
+  bool first_read(Page& page);
   void show_by_pid(Page& page);
   static bool is_silent(const Page& page);
   void leave(const Page& page, const std::string& name, bool gone);

@@ -78,7 +78,9 @@ bool is_unit(const std::string& folder) {
 
 }  // namespace
 
-bool lacks_means(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM; }
+bool lacks_means(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO || error == EINTR || error == EAGAIN;
+}
 
 bool is_of_this_namespace(const telemetry::Identity& identity) { return identity.pid_namespace == own_namespace(); }
 
@@ -163,13 +165,15 @@ Home home_from_cgroups(const std::string& text) {
   return home;
 }
 
-Home home_of(uint32_t pid_here) {
-  if (pid_here == 0) return {};
+std::optional<Home> home_of(uint32_t pid_here) {
+  if (pid_here == 0) return Home{};
   // Not by a stream: the process may end between open and read, which then fails, and the
   // buffer of a stream throws.
   char text[kMaxCgroups];
   std::string path = "/proc/" + std::to_string(pid_here) + "/cgroup";
-  return telemetry::read_small_file(path.c_str(), text, sizeof text) <= 0 ? Home{} : home_from_cgroups(text);
+  errno = 0;
+  if (telemetry::read_small_file(path.c_str(), text, sizeof text) > 0) return home_from_cgroups(text);
+  return lacks_means(errno) ? std::nullopt : std::optional(Home{});
 }
 
 }  // namespace hakmem::exporter

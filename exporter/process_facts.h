@@ -35,7 +35,8 @@ class Processes {
 // Nothing when there is no such process. Where its namespace may not be asked, it is taken for this one.
 std::optional<telemetry::Identity> identity_of(uint32_t pid_here);
 
-// Whether this error of a system call says nothing of what was asked for: descriptors or memory have run out.
+// Whether this error of a system call says nothing of what was asked for: descriptors or memory have run out, or
+// the kernel could not read.
 bool lacks_means(int error);
 
 // Whether the process of a page, which has this pid here, is known to have ended.
@@ -49,11 +50,12 @@ double age_seconds(const telemetry::Identity& identity);
 
 // Where a process runs, from its cgroup: the first twelve digits of a
 // container's id, or else its systemd unit; "" for what cannot be known, and for pid 0.
+// Nothing where it could not be read now, and is to be read again.
 struct Home {
   std::string container;
   std::string unit;
 };
-Home home_of(uint32_t pid_here);
+std::optional<Home> home_of(uint32_t pid_here);
 
 // The same from the text of /proc/PID/cgroup.
 Home home_from_cgroups(const std::string& text);

@@ -22,6 +22,7 @@ using metrics::PageProblem;
 
 constexpr PageVerdict kGood{PageState::Good, PageProblem::kCount};
 constexpr PageVerdict kUnfinished{PageState::Unfinished, PageProblem::kCount};
+constexpr PageVerdict kUnread{PageState::Unread, PageProblem::Unreadable};
 constexpr PageVerdict bad(PageProblem problem) { return {PageState::Bad, problem}; }
 
 constexpr int kAttempts = 64;
@@ -37,6 +38,7 @@ class FileSource {
     while (left > 0) {
       ssize_t length = pread(fd_, target, left, static_cast<off_t>(offset));
       if (length < 0 && errno == EINTR) continue;
+      has_failed_ |= length < 0;
       if (length <= 0) return false;
       target += length;
       offset += static_cast<size_t>(length);
@@ -45,13 +47,18 @@ class FileSource {
     return true;
   }
 
-  size_t bytes() const {
+  size_t bytes() {
     struct stat status {};
-    return fstat(fd_, &status) == 0 && status.st_size > 0 ? static_cast<size_t>(status.st_size) : 0;
+    if (fstat(fd_, &status) != 0) has_failed_ = true;
+    return status.st_size > 0 ? static_cast<size_t>(status.st_size) : 0;
   }
+
+  // Whether the kernel has refused: for want of memory, say, where the page was swapped out.
+  bool has_failed() const { return has_failed_; }
 
  private:
   int fd_;
+  bool has_failed_ = false;
 };
 
 class MemorySource {
@@ -201,7 +208,8 @@ PageVerdict read_from(Source& source, Snapshot* snapshot) {
 
 PageVerdict read_snapshot(int fd, Snapshot* snapshot) {
   FileSource source(fd);
-  return read_from(source, snapshot);
+  PageVerdict verdict = read_from(source, snapshot);
+  return source.has_failed() ? kUnread : verdict;
 }
 
 PageVerdict read_snapshot(const void* page, size_t bytes, Snapshot* snapshot) {

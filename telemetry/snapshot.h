@@ -15,12 +15,13 @@ namespace hakmem::telemetry {
 enum class PageState : uint8_t {
   Good,
   Unfinished,  // being made just now: no problem, but nothing to show yet
+  Unread,      // the kernel could not read it now
   Bad,
 };
 
 struct PageVerdict {
   PageState state;
-  metrics::PageProblem problem;  // where it is Bad
+  metrics::PageProblem problem;  // where it is Unread or Bad
 
   bool good() const { return state == PageState::Good; }
 };
