@@ -85,6 +85,10 @@ OwnSocket HttpServer::move_up(int fd) {
 }
 
 int HttpServer::listen(uint32_t address, uint16_t port) {
+  // So that no connection is refused, and none lost, for want of memory; and before there is a
+  // socket, on which nobody would answer if there is not even that.
+  connections_.reserve(callbacks_.max_connections);
+  polled_.reserve(callbacks_.max_connections + 1);
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return errno;
   int on = 1;
@@ -99,9 +103,6 @@ int HttpServer::listen(uint32_t address, uint16_t port) {
     return error;
   }
   listener_ = move_up(fd);
-  // So that no connection is refused, and none lost, for want of memory.
-  connections_.reserve(callbacks_.max_connections);
-  polled_.reserve(callbacks_.max_connections + 1);
   return 0;
 }
 

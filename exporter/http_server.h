@@ -62,7 +62,8 @@ class HttpServer {
   // Closes nothing: while a process ends, or after a fork, the descriptors may be others' already.
   ~HttpServer() = default;
 
-  // Binds and listens; 0 or an error number. `address` in host byte order.
+  // Binds and listens; 0 or an error number. Throws std::bad_alloc before there is a socket, if at all.
+  // `address` in host byte order.
   int listen(uint32_t address, uint16_t port);
 
   // Closes the listening socket and every connection, as far as they are ours.

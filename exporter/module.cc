@@ -5,6 +5,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <new>
 #include <thread>
 
 #include "exporter/embedded_collectable.h"
@@ -79,9 +80,15 @@ void serve(const ModuleHost& host) {
     logger().error("no endpoint: cannot listen on {}: {}", address_text(host), strerror(error));
     return;
   }
-  routes->warn_if_open(address_text(host), "HAKMEM_AUTH=FILE");
-  host.set_serving(true);
-  bool orderly = server->run();
+  bool orderly;
+  try {
+    routes->warn_if_open(address_text(host), "HAKMEM_AUTH=FILE");
+    host.set_serving(true);
+    orderly = server->run();
+  } catch (...) {
+    server->close_all();  // clients would wait for an answer
+    throw;
+  }
   if (!orderly) {
     logger().warn("the endpoint on {} ended: the program closed its socket", address_text(host));
     host.set_serving(false);
@@ -93,18 +100,21 @@ void serve(const ModuleHost& host) {
 }  // namespace
 }  // namespace hakmem::exporter
 
-// Telemetry's ModuleServe: nothing may leave it.
+// Telemetry's ModuleServe: nothing may leave it. The logger allocates, so an exception is told by the host.
 extern "C" __attribute__((visibility("default"))) void hakmem_exporter_serve(
     const hakmem::telemetry::ModuleHost* host) {
-  if (host->interface != hakmem::telemetry::kModuleInterface) {
-    hakmem::exporter::logger().error("no endpoint: the exporter module belongs to another version of the library");
-    return;
-  }
+  bool fits = host->interface == hakmem::telemetry::kModuleInterface;
+  auto complain = fits ? host->complain : [](const char*) {};
   try {
-    hakmem::exporter::serve(*host);
+    if (fits)
+      hakmem::exporter::serve(*host);
+    else
+      hakmem::exporter::logger().error("no endpoint: the exporter module belongs to another version of the library");
+  } catch (const std::bad_alloc&) {
+    complain("out of memory");
   } catch (const std::exception& error) {
-    hakmem::exporter::logger().error("the endpoint ended: {}", error.what());
+    complain(error.what());
   } catch (...) {
-    hakmem::exporter::logger().error("the endpoint ended by an unknown exception");
+    complain("unknown exception");
   }
 }

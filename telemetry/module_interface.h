@@ -9,7 +9,7 @@
 
 namespace hakmem::telemetry {
 
-inline constexpr uint32_t kModuleInterface = 7;
+inline constexpr uint32_t kModuleInterface = 8;
 
 // Handed to the module; lives as long as the process.
 struct ModuleHost {
@@ -40,6 +40,8 @@ struct ModuleHost {
   bool (*may_serve)();
   // False in the first two cases: then descriptors may be others' already.
   bool (*is_alive)();
+  // Writes one line: that there is no endpoint, and why. Allocates nothing.
+  void (*complain)(const char* why);
 };
 
 // Serves until it cannot any more or may not; may be called again then. Called on a thread that has all signals

@@ -222,6 +222,8 @@ void complain(const char* what, const char* detail) {
   line.text("hakmem: no endpoint: ").text(what).text(detail).text("\n").print();
 }
 
+void complain_of_module(const char* why) { complain("", why); }
+
 ModuleServe load_module() {
   // /proc may be hidden; then the loader looks where it looks for any library.
   static constinit char path[4096]{};
@@ -353,7 +355,8 @@ void start_serving() {
                   set_serving,
                   an_ancestor_serves,
                   may_serve,
-                  is_alive};
+                  is_alive,
+                  complain_of_module};
   ProcessStat stat{};
   serving.origin_pid = static_cast<uint32_t>(syscall(SYS_getpid));
   if (read_process_stat(serving.origin_pid, &stat)) serving.origin_start_time = stat.start_time;

@@ -204,7 +204,51 @@ class Tools(unittest.TestCase):
             print(f"{len(numbers)} of {count} allocations of hakmem {command[0]} failed", file=sys.stderr)
 
 
+def listens(program):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", program.port)) == 0
+
+
 class Endpoint(unittest.TestCase):
+    def start(self, memory):
+        variables = memory.variables | {"LD_PRELOAD": f"{memory.variables['LD_PRELOAD']}:{library()}"}
+        program = Program(pages=self.pages, **variables)
+        self.addCleanup(program.__exit__)
+        return program
+
+    def test_every_allocation_of_its_start(self):
+        """Either it serves, or it says that it does not and leaves the port; the program goes on."""
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(folder.cleanup)
+        self.pages = folder.name
+        memory = Scarcity(self)
+        program = self.start(memory)
+        program.do("alloc 0 10 10")  # from here on the program allocates nothing, and the endpoint only after a second
+        complains = lambda program: "no endpoint" in program.error_text()
+        count = memory.calls(lambda: wait_until(lambda: listens(program), "an endpoint"))
+        numbers = list(numbers_of(count, 32))
+        served = 0
+        for first in range(0, len(numbers), 16):
+            started = []
+            for number in numbers[first:first + 16]:
+                memory = Scarcity(self)
+                program = self.start(memory)
+                program.do("alloc 0 10 10")
+                memory.fail(number, number % 2 == 0)
+                started.append((number, memory, program))
+            for number, memory, program in started:
+                wait_until(lambda: complains(program) or listens(program), f"an endpoint, or why not, after failure {number}")
+                memory.end()
+                wait_until(lambda: complains(program) or is_serving(program.port), f"an answer, or why not, after failure {number}")
+                served += not complains(program)
+                if complains(program):
+                    self.assertEqual(len(lines(program.error_text())), 1, (number, program.error_text()))
+                    wait_until(lambda: not listens(program), f"a closed port after failure {number}")
+                program.do("alloc 1 10 10")
+                self.assertEqual(program.end(), 0, (number, program.error_text()))
+        print(f"{len(numbers)} of {count} allocations of its start failed; it served all the same: {served}", file=sys.stderr)
+        self.assertLess(served, len(numbers))
+
     def test_every_allocation_of_each_answer(self):
         memory = Scarcity(self)
         folder = tempfile.TemporaryDirectory(dir="/dev/shm")
