@@ -1,7 +1,10 @@
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -71,6 +74,22 @@ std::string endpoint_of(uint32_t pid) {
   return "";
 }
 
+// Goes to the network of a process, as its address means another process here where it has one of its own. What went
+// wrong, or "". Where it may not be asked, its environment could not be read either.
+std::string enter_network_of(uint32_t pid) {
+  std::string its_path = "/proc/" + std::to_string(pid) + "/ns/net";
+  struct stat own {};
+  struct stat its {};
+  if (stat("/proc/self/ns/net", &own) != 0 || stat(its_path.c_str(), &its) != 0 || own.st_ino == its.st_ino) return "";
+  int fd = open(its_path.c_str(), O_RDONLY | O_CLOEXEC);
+  bool has_entered = fd >= 0 && setns(fd, CLONE_NEWNET) == 0;
+  int error = errno;
+  if (fd >= 0) close(fd);
+  return has_entered
+             ? ""
+             : std::string(" has a network of its own, as in a container, and cannot be asked: ") + strerror(error);
+}
+
 // What the endpoint answers, or what went wrong in `problem`.
 std::optional<std::string> get(const ListenAddress& address, const std::string& target,
                                const std::string& authorization, uint32_t seconds, std::string* problem) {
@@ -123,6 +142,8 @@ int profile(const Arguments& arguments) {
     if (endpoint.empty())
       return wrong_use("process " + wanted.process +
                        " has no endpoint: start it with HAKMEM_LISTEN, or by `hakmem run --listen`");
+    if (std::string wrong = enter_network_of(pid); !wrong.empty())
+      return wrong_use("process " + wanted.process + wrong);
   }
   ListenAddress address;
   if (!parse_listen_address(endpoint.c_str(), &address))

@@ -26,6 +26,23 @@ class Containers(unittest.TestCase):
         with open(f"/proc/{program.pid}/task/{program.pid}/children", encoding="ascii") as children:
             return program, int(children.read())
 
+    def test_a_profile_is_that_of_the_process_and_not_of_one_that_has_its_address_here(self):
+        up = ("import fcntl, os, socket, struct, sys; "
+              "fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh', b'lo', 0x49)); os.execvp(sys.argv[1], sys.argv[1:])")
+        program, pid = self.contained("--mount-proc", "--net", sys.executable, "-c", up, listen=True)
+        command = [built("hakmem"), "profile", str(pid), "-o", os.path.join(self.folder.name, "profile")]
+        run = lambda *wrapper: subprocess.run([*wrapper, *command], env=environment(preload=False), capture_output=True, text=True,
+                                              timeout=60, check=False)
+        with socket.create_server(("127.0.0.1", program.port)) as beside:
+            beside.setblocking(False)
+            wait_until(lambda: run().returncode == 0, "a profile")
+            result = run("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
+            self.assertEqual(result.returncode, 2)
+            self.assertEqual(lines(result.stderr), [f"hakmem: process {pid} has a network of its own, as in a container, and cannot be "
+                                                    "asked: Operation not permitted"])
+            with self.assertRaises(BlockingIOError):
+                beside.accept()
+
     def test_processes_of_two_containers_with_one_pid_and_name_are_told_apart(self):
         for program, _ in (self.contained("--mount-proc"), self.contained("--mount-proc")):
             program.do("alloc 0 5000 1000")
