@@ -33,7 +33,8 @@ class SharedPool {
     LockGuard guard(lock_);
     slab->state = SlabState::Pooled;
     if (!SlabWords<Slab>::put_into_pool(*slab, slab->used)) return false;
-    lists_[slab->size_class].push_front(slab);
+    SlabList& list = lists_[slab->size_class];
+    slab->shape().block_bytes <= kNewestFirstBytes ? list.push_front(slab) : list.push_back(slab);
     counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) + 1,
                                     std::memory_order_relaxed);
     return true;
@@ -130,6 +131,9 @@ class SharedPool {
 
  private:
   static constexpr size_t kMaxBlockBytes = 64 * kKiB;
+  // Slabs of blocks above this size come in the order in which they were given: they may have had
+  // hardly a free block then, and others free into them meanwhile.
+  static constexpr size_t kNewestFirstBytes = 1 * kKiB;
 
   struct Blocks {
     std::atomic<uint32_t> count{0};           // written under lock_; read first, so that most refills take no lock

@@ -199,6 +199,12 @@ class SlabList {
     (first_ != nullptr ? first_->previous : last_) = slab;
     first_ = slab;
   }
+  void push_back(Slab* slab) {
+    slab->next = nullptr;
+    slab->previous = last_;
+    (last_ != nullptr ? last_->next : first_) = slab;
+    last_ = slab;
+  }
   void remove(Slab* slab) {
     (slab->previous != nullptr ? slab->previous->next : first_) = slab->next;
     (slab->next != nullptr ? slab->next->previous : last_) = slab->previous;

@@ -21,11 +21,23 @@ constexpr uint32_t kKeptAvailable = 8;
 // there are other threads, who may free what is left in them.
 constexpr size_t kKeptSleepingBytes = 8 * kMiB;
 
+// Up to this size a thread that only passes on what others allocate keeps a slab that it claims until
+// some of it is free: it takes its blocks back for less than the pool does.
+constexpr size_t kKeptAsleepBytes = 1 * kKiB;
+
 // How many available slabs of the class the thread keeps.
 uint32_t kept_available(const ThreadCache* cache, const ClassState& state) {
   if (is_late(cache)) return 0;
   if (!has_other_threads()) return UINT32_MAX;
   return state.allocates() ? kKeptAvailable : 0;
+}
+
+// Whether the thread keeps a slab of the class with too few free blocks to refill from. One that only
+// passes on what others allocate may idle for long, while others free what is left in it.
+bool keeps_sleeping(const ThreadCache* cache, uint32_t size_class) {
+  if (is_late(cache)) return false;
+  if (!has_other_threads() || cache->classes[size_class].allocates()) return true;
+  return kClassShapes[size_class].block_bytes <= kKeptAsleepBytes;
 }
 
 // Takes an owned slab out of the list that place() put it into, and settles it.
@@ -214,6 +226,12 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
   // Who frees into a slab that nobody owns will do so again.
   if (owner_word != owner::kUnowned || is_late(cache) || !try_claim(cache, slab))
     return free_to_other(cache, slab, block);
+  if (!keeps_sleeping(cache, slab->size_class)) {
+    // The slab goes to the pool, where each has a free block.
+    cache->exact.count_free(slab->size_class);
+    block->mark_free();
+    return take_back_claimed(cache, slab, block);
+  }
   place(cache, slab);
   tidy_class(cache, slab->size_class);
   heap.decay(cache->shard);
@@ -257,7 +275,9 @@ void place(ThreadCache* cache, Slab* slab) {
   ClassState& state = cache->classes[slab->size_class];
   if (slab->used == 0) return let_go_empty(cache, slab);
   uint32_t threshold = slab->shape().wake_threshold;
-  if (slab->listed() < threshold && !is_late(cache)) {
+  // A slab without a free block is no use to others.
+  bool is_full = slab->listed() == 0 && !is_late(cache);
+  if (is_full || (slab->listed() < threshold && keeps_sleeping(cache, slab->size_class))) {
     slab->state = SlabState::Sleeping;
     uint32_t missing = threshold - slab->listed();
     slab->set_countdown(missing < slab->used ? missing : slab->used);

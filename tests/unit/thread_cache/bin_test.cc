@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <unordered_map>
 #include <vector>
@@ -349,6 +350,30 @@ TEST_F(BinTest, BlocksOfSlabsThatTheThreadTurnedAwayFrom) {
   test::expect_books_balance(live);
   for (void* block : blocks) free(block);
   other.run(flush_thread_cache);
+  expect_all_returned();
+}
+
+// What it claims while it frees what others allocated is left to them at once: it may free nothing more.
+TEST_F(BinTest, AThreadThatPassesOnKeepsNoSlab) {
+  constexpr size_t kBytes = 2048;
+  const uint32_t capacity = kClassShapes[size_class_of(kBytes)].capacity;
+  std::vector<void*> blocks;
+  OtherThread owner([&] { blocks = allocate_many(2 * capacity, kBytes); });
+  auto first =
+      std::find_if(blocks.begin(), blocks.end(), [](void* block) { return owner_of(block) == owner::kUnowned; });
+  ASSERT_NE(first, blocks.end());
+  Slab* slab = slab_of(*first);
+  free(*first);
+  blocks.erase(first);
+  EXPECT_EQ(slab->owner.load(), owner::kPooled);
+  EXPECT_EQ(slab->listed(), 1u);
+  EXPECT_EQ(in_bin(kBytes), 0u);
+  LiveCounts live{};
+  live[size_class_of(kBytes)] = blocks.size();
+  test::expect_books_balance(live);
+  free_all(blocks);
+  owner.run(flush_thread_cache);
+  flush_thread_cache();
   expect_all_returned();
 }
 
