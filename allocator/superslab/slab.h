@@ -152,6 +152,9 @@ struct alignas(64) Slab {
     free_word = static_cast<uint8_t>(lowest);
     return done;
   }
+  // The same for blocks most of which stand next to each other, upwards or downwards: they are compared with
+  // where they have to be, and their bits are set by one mask. Of others it takes longer.
+  uint32_t put_free_rows(Block* const* blocks, uint32_t limit);
   // Takes up to `limit` blocks; `blocks` gets them in the order of their
   // addresses. Returns how many; as many as there are, but for a child forked in
   // the middle of a change.

@@ -60,9 +60,30 @@ uint32_t remove_samples_from(Block** blocks, uint32_t count, ClassState& state) 
   give_back(cache, slab, block, owner_word);
 }
 
-}  // namespace
+// Whether most of the blocks seem to stand next to the one before, as where a burst of allocations
+// is freed in its order or against it. A look at some; for few blocks it is not worth it.
+bool stand_in_rows(Block* const* blocks, uint32_t count, uintptr_t block_bytes) {
+  constexpr uint32_t kLooks = 4;
+  if (count < 8 * kLooks) return false;
+  for (uint32_t i = 0; i < kLooks; ++i, blocks += count / kLooks) {
+    uintptr_t step = reinterpret_cast<uintptr_t>(blocks[1]) - reinterpret_cast<uintptr_t>(blocks[0]);
+    if (step != block_bytes && step != -block_bytes) return false;
+  }
+  return true;
+}
 
-void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
+// Puts the first of the blocks back into their slab: one or more, none when the first may not come back.
+HAKMEM_INLINE uint32_t put_run(Slab* slab, Block* const* blocks, uint32_t limit, const ClassShape& shape) {
+  // Freed in no order, blocks that stand in one slab seldom come one after the other.
+  if (limit != 1 && unit_of(blocks[0]) != unit_of(blocks[1])) return slab->try_put_free(*blocks, shape);
+  return slab->put_free_run(blocks, limit, shape);
+}
+HAKMEM_INLINE uint32_t put_rows(Slab* slab, Block* const* blocks, uint32_t limit, const ClassShape&) {
+  return slab->put_free_rows(blocks, limit);
+}
+
+template <auto put>
+HAKMEM_INLINE void return_by(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
   const ClassShape& shape = kClassShapes[size_class];
   for (Block* const* end = blocks + count; blocks != end;) {
     // Blocks that were freed one after the other often stand in one slab.
@@ -70,7 +91,7 @@ void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* bloc
     uint32_t returned = 0;
     if (slab != nullptr) [[likely]] {
       auto limit = std::min(static_cast<uint32_t>(end - blocks), slab->countdown);
-      returned = slab->put_free_run(blocks, limit, shape);
+      returned = put(slab, blocks, limit, shape);
     }
     if (returned == 0) [[unlikely]] {
       return_elsewhere(cache, size_class, *blocks++);
@@ -79,6 +100,19 @@ void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* bloc
     blocks += returned;
     if ((slab->countdown -= returned) == 0) settle_slab(cache, slab);
   }
+}
+
+// Apart, for want of registers.
+[[gnu::noinline]] void return_rows(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
+  return_by<put_rows>(cache, size_class, blocks, count);
+}
+
+}  // namespace
+
+void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
+  if (stand_in_rows(blocks, count, kClassShapes[size_class].block_bytes))
+    return return_rows(cache, size_class, blocks, count);
+  return_by<put_run>(cache, size_class, blocks, count);
 }
 
 void check_bins(const ThreadCache* cache) {

@@ -65,6 +65,7 @@ uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit, [[maybe
   if (has(Mitigation::kZeroOnFree) && !slab->zeroed)
     memset(reinterpret_cast<void*>(address), 0, size_t{count} * shape.block_bytes);
   Block** top = bin.top - count;
+#pragma GCC unroll 4
   for (uint32_t i = 0; i < count; ++i, address += shape.block_bytes) {
     top[i] = reinterpret_cast<Block*>(address);
     top[i]->mark_free();

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -126,6 +127,61 @@ TEST_F(SlabTest, OnlyALiveBlockComesBack) {
   EXPECT_FALSE(slab_.try_put_free(block(20), slab_.shape())) << "never carved";
   EXPECT_FALSE(slab_.try_put_free(beside(0, -16), slab_.shape())) << "before the slab";
   EXPECT_EQ(slab_.count_free(), 1u);
+}
+
+// Blocks that come back by rows leave the map that each of them alone would leave, whatever their order.
+TEST_F(SlabTest, RowsOfBlocksComeBackAsEachOfThemWould) {
+  for (size_t bytes : {16, 48, 1000, 24000}) {
+    slab_.size_class = size_class_of(bytes);
+    uint32_t capacity = slab_.shape().capacity;
+    std::vector<Block*> upwards;
+    for (uint32_t i = 0; i < capacity; ++i) upwards.push_back(block(i));
+    std::vector<Block*> downwards(upwards.rbegin(), upwards.rend());
+    std::vector<Block*> with_gaps;
+    for (uint32_t i = 0; i < capacity; ++i)
+      if (i % 11 != 3 && i % 63 != 0) with_gaps.push_back(block(i));
+    std::vector<Block*> back_and_forth = downwards;
+    std::reverse(back_and_forth.begin() + capacity / 3, back_and_forth.end());
+    for (const auto& blocks : {upwards, downwards, with_gaps, back_and_forth})
+      for (uint32_t first = 0; first < blocks.size(); first += 29) {
+        auto count = static_cast<uint32_t>(blocks.size()) - first;
+        fill(capacity, 0);
+        slab_.free_word = kFreeMapWords - 1;
+        ASSERT_EQ(slab_.put_free_rows(blocks.data() + first, count), count) << bytes;
+        std::vector<Block*> expected(blocks.begin() + first, blocks.end());
+        std::sort(expected.begin(), expected.end());
+        std::vector<Block*> taken(capacity);
+        uint32_t some = slab_.take_free(taken.data(), count / 3);
+        ASSERT_EQ(some, count / 3);
+        taken.resize(some + slab_.take_free(taken.data() + some, capacity - some));
+        ASSERT_EQ(taken, expected) << bytes << " from " << first;
+      }
+  }
+}
+
+// A row ends before what may not come back, and what stands before that has come back.
+TEST_F(SlabTest, ARowEndsAtWhatMayNotComeBack) {
+  slab_.size_class = size_class_of(16);
+  uint32_t carved = 200;
+  auto ends_at = [&](uint32_t expected, std::vector<Block*> blocks) {
+    uint32_t before = slab_.count_free();
+    EXPECT_EQ(slab_.put_free_rows(blocks.data(), static_cast<uint32_t>(blocks.size())), expected);
+    EXPECT_EQ(slab_.count_free(), before + expected);
+    for (uint32_t i = 0; i < expected; ++i) EXPECT_TRUE(slab_.has_free(blocks[i]));
+  };
+  auto inside = reinterpret_cast<Block*>(reinterpret_cast<uintptr_t>(block(4)) + 8);
+  fill(carved, 0);
+  ends_at(3, {block(1), block(2), block(3), inside, block(5)});
+  fill(carved, 0);
+  ends_at(2, {block(198), block(199), block(200), block(201)});  // which were never carved
+  fill(carved, 0);
+  ends_at(2, {block(1), block(0), block(0) - 1, block(0) - 2});  // before the slab
+  fill(carved, 0);
+  ends_at(4, {block(70), block(71), block(72), block(73), block(72), block(71)});  // twice
+  fill(carved, 0);
+  slab_.put_free(block(67));
+  ends_at(3, {block(70), block(69), block(68), block(67), block(66)});  // came back before
+  ends_at(0, {block(69), block(68)});
 }
 
 // Whatever lies between two slabs, at any distance, is no block of the other.
