@@ -141,6 +141,7 @@ class SuperslabHeap {
       superslab->dirty = superslab->purged = 0;
       superslab->is_released = true;
       superslab->is_huge = false;
+      superslab->looked_at = 0;
       remove_guards(superslab, superslab->guarded);
       Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
       superslab->next = released_;
@@ -326,7 +327,9 @@ class SuperslabHeap {
   // That takes some hundred page faults less than to touch the rest. A slab that was begun may have hardly any.
   bool outgrows_small_pages(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
     uint32_t used_units = kUnitsPerSuperslab - static_cast<uint32_t>(__builtin_popcount(superslab->free));
-    if (used_units < kUnitsPerSuperslab / 2 || !huge_pages_.is_dense(used_bytes_)) return false;
+    if (used_units < kUnitsPerSuperslab / 2 || used_units <= superslab->looked_at) return false;
+    if (!huge_pages_.is_dense(used_bytes_)) return false;
+    superslab->looked_at = static_cast<uint8_t>(used_units);
     if (!Memory::is_half_resident(reinterpret_cast<void*>(superslab->address))) return false;
     allow_huge_page(superslab, true);
     return true;
@@ -353,6 +356,7 @@ class SuperslabHeap {
     size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
     // Else the kernel would fill the gaps in again.
     if (units != ~0u) allow_huge_page(superslab, false);
+    superslab->looked_at = 0;
     bins_.unlink(superslab);
     superslab->free &= ~units;
     superslab->dirty = 0;

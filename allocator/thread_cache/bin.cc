@@ -75,7 +75,7 @@ bool stand_in_rows(Block* const* blocks, uint32_t count, uintptr_t block_bytes) 
 // Puts the first of the blocks back into their slab: one or more, none when the first may not come back.
 HAKMEM_INLINE uint32_t put_run(Slab* slab, Block* const* blocks, uint32_t limit, const ClassShape& shape) {
   // Freed in no order, blocks that stand in one slab seldom come one after the other.
-  if (limit != 1 && unit_of(blocks[0]) != unit_of(blocks[1])) return slab->try_put_free(*blocks, shape);
+  if (limit == 1 || unit_of(blocks[0]) != unit_of(blocks[1])) return slab->try_put_free(*blocks, shape);
   return slab->put_free_run(blocks, limit, shape);
 }
 HAKMEM_INLINE uint32_t put_rows(Slab* slab, Block* const* blocks, uint32_t limit, const ClassShape&) {

@@ -18,6 +18,7 @@ enum class Call : uint8_t {
   kMap,
   kMapAt,
   kRemap,
+  kIsHalfResident,
   kCollapse,
   kCount
 };
