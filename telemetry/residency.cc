@@ -1,9 +1,11 @@
 #include "telemetry/residency.h"
 
 #include <errno.h>
+#include <link.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <iterator>
 
@@ -15,27 +17,23 @@
 namespace hakmem::telemetry {
 namespace {
 
-constexpr size_t kMaxKnownFiles = 512;
+constexpr size_t kMaxKnownObjects = 512;
 
-// Where files of the exporter are mapped; nothing of them is ever unloaded. In the order of their addresses.
-struct FileRanges {
+// Where objects of the exporter are loaded; none of them is ever unloaded. In the order of their addresses.
+struct ObjectRanges {
   Range ranges[256];
   size_t count;
   const Range* begin() const { return ranges; }
   const Range* end() const { return ranges + count; }
 };
 
-// Written by the serving thread while it loads the module, read by who publishes: each has the page.
-struct FileNotes {
-  uint64_t before[kMaxKnownFiles];  // hashes of the paths of files that the program had mapped
+struct Objects {
+  uintptr_t before[kMaxKnownObjects];  // where those are loaded that the program had
   size_t before_count;
-  FileRanges exporter;
+  ObjectRanges exporter[2];   // one is written while the other may be read
+  std::atomic<size_t> shown;  // of the two
 };
-constinit FileNotes files{};
-
-bool was_there(uint64_t hash) {
-  return std::find(files.before, files.before + files.before_count, hash) != files.before + files.before_count;
-}
+constinit Objects objects{};
 
 // Calls inside(range) for the parts of a range that are in a normalised list, and outside(range)
 // for those that are not.
@@ -94,8 +92,8 @@ template <class Add>
 void share_out(const RangeList& telemetry_ranges, Range range, MappingAccount* account, Add add) {
   auto to_telemetry = [&](Range part) { add(part, &account->telemetry); };
   auto to_outside = [&](Range part) { add(part, &account->outside); };
-  split(telemetry_ranges, range, to_telemetry,
-        [&](Range other) { split(files.exporter, other, to_telemetry, to_outside); });
+  const ObjectRanges& exporter = objects.exporter[objects.shown.load(std::memory_order_acquire)];
+  split(telemetry_ranges, range, to_telemetry, [&](Range other) { split(exporter, other, to_telemetry, to_outside); });
 }
 
 // All that is not ours, range by range: the kernel skips what is not there.
@@ -130,6 +128,30 @@ bool list_mappings(PageMap* page_map, const RangeList& ours, const RangeList& te
         });
   }
   return sums.finish();
+}
+
+int add_known(dl_phdr_info* object, size_t, void*) {
+  if (objects.before_count == kMaxKnownObjects) return 1;
+  objects.before[objects.before_count++] = object->dlpi_addr;
+  return 0;
+}
+
+// The loader has reserved all from an object's first segment to its last.
+int add_new(dl_phdr_info* object, size_t, void* list) {
+  const uintptr_t* known_end = objects.before + objects.before_count;
+  if (std::find<const uintptr_t*>(objects.before, known_end, object->dlpi_addr) != known_end) return 0;
+  Range range{UINTPTR_MAX, 0};
+  for (size_t i = 0; i < object->dlpi_phnum; ++i) {
+    const ElfW(Phdr)& header = object->dlpi_phdr[i];
+    if (header.p_type != PT_LOAD) continue;
+    uintptr_t begin = object->dlpi_addr + header.p_vaddr;
+    range.begin = std::min(range.begin, begin & ~(kKernelPageBytes - 1));
+    range.end = std::max(range.end, (begin + header.p_memsz + kKernelPageBytes - 1) & ~(kKernelPageBytes - 1));
+  }
+  auto* found = static_cast<ObjectRanges*>(list);
+  if (found->count == std::size(found->ranges)) return 1;
+  if (range.begin < range.end) found->ranges[found->count++] = range;
+  return 0;
 }
 
 }  // namespace
@@ -221,27 +243,19 @@ bool account_for_mappings(const RangeList& ours, const RangeList& telemetry_rang
   return list_mappings(&page_map, ours, telemetry_ranges, result);
 }
 
-void note_files_before() {
-  MapReader maps;
-  files.before_count = 0;
-  for (MapEntry entry; maps.is_open() && maps.next(&entry);) {
-    if (entry.path[0] != '/' || files.before_count == kMaxKnownFiles) continue;
-    uint64_t hash = hash_text(0, entry.path);
-    if (!was_there(hash)) files.before[files.before_count++] = hash;
-  }
+void note_objects_before() {
+  objects.before_count = 0;
+  dl_iterate_phdr(add_known, nullptr);
 }
 
-void note_files_after() {
-  MapReader maps;
-  FileRanges& noted = files.exporter;
-  noted.count = 0;
-  for (MapEntry entry; maps.is_open() && maps.next(&entry);) {
-    if (entry.path[0] != '/' || files.before_count == kMaxKnownFiles || was_there(hash_text(0, entry.path))) continue;
-    if (noted.count != 0 && noted.ranges[noted.count - 1].end == entry.begin)
-      noted.ranges[noted.count - 1].end = entry.end;
-    else if (noted.count != std::size(noted.ranges))
-      noted.ranges[noted.count++] = {entry.begin, entry.end};
-  }
+void note_objects_after() {
+  if (objects.before_count == kMaxKnownObjects) return;
+  size_t shown = objects.shown.load(std::memory_order_relaxed);
+  ObjectRanges& found = objects.exporter[1 - shown];
+  found = objects.exporter[shown];  // a forked child has its parent's
+  dl_iterate_phdr(add_new, &found);
+  std::sort(found.ranges, found.ranges + found.count, [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  objects.shown.store(1 - shown, std::memory_order_release);
 }
 
 }  // namespace hakmem::telemetry

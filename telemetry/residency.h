@@ -82,17 +82,17 @@ constexpr bool is_off(uint64_t total, uint64_t exact) {
 
 struct MappingAccount {
   uint64_t outside;    // mappings that are neither ours nor the exporter's
-  uint64_t telemetry;  // the exporter's: its ranges and its files
+  uint64_t telemetry;  // the exporter's: its ranges and its libraries
 };
 
 // What is resident in all of the process but `ours` (normalised). `telemetry_ranges`
-// (normalised) and mappings of the files noted by note_files_after go to telemetry.
+// (normalised) and the objects noted by note_objects_after go to telemetry.
 // False when /proc does not tell. For who has the page.
 bool account_for_mappings(const RangeList& ours, const RangeList& telemetry_ranges, MappingAccount* result);
 
-// Files that are mapped after the second call and were not before the first
-// are the exporter module's. For who has the page.
-void note_files_before();
-void note_files_after();
+// What the loader has loaded by the second call and had not by the first is the exporter
+// module and its libraries. For the serving thread, without the page: they wait for the loader.
+void note_objects_before();
+void note_objects_after();
 
 }  // namespace hakmem::telemetry

@@ -279,15 +279,12 @@ void* serving_thread(void*) {
     if (page() == nullptr) create_page(true, true);
     // Descendants that are about to serve see this before the module is loaded.
     set_serving_state(ServingState::Soon);
-    note_files_before();
     release_page();
   }
+  note_objects_before();
   ModuleServe serve = load_module();
   if (serve != nullptr) {
-    if (acquire_page()) {
-      note_files_after();
-      release_page();
-    }
+    note_objects_after();
     do serve(&serving.host);
     while (wait_until_wanted());
   }

@@ -1,6 +1,7 @@
 // What is resident in the rest of a process, by kernels of different ages.
 #include "telemetry/residency.h"
 
+#include <dlfcn.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -8,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <iterator>
@@ -76,6 +78,32 @@ TEST(Residency, IsTheSameWhereTheKernelCannotScan) {
     ASSERT_TRUE(account_for_mappings(ours, telemetry, &listed));
     EXPECT_EQ(listed.telemetry, scanned.telemetry);
     EXPECT_NEAR(static_cast<double>(listed.outside), static_cast<double>(scanned.outside), kTolerance);
+  });
+  EXPECT_EQ(result.status, 0) << result.error_text;
+}
+
+// While the module is loaded the program may map what it likes, there and later.
+TEST(Residency, CountsTheModuleAndNothingThatTheProgramMapsMeanwhile) {
+  ChildResult result = in_child({}, [] {
+    note_objects_before();
+    int file = memfd_create("of the program", MFD_CLOEXEC);
+    ASSERT_EQ(ftruncate(file, kMappingBytes), 0);
+    void* mapped = mmap(nullptr, kMappingBytes, PROT_READ, MAP_PRIVATE, file, 0);
+    ASSERT_NE(mapped, MAP_FAILED);
+    void* library = dlopen("libBrokenLocale.so.1", RTLD_NOW | RTLD_LOCAL);
+    ASSERT_NE(library, nullptr) << dlerror();
+    note_objects_after();
+    MappingAccount before;
+    ASSERT_TRUE(account_for_mappings(RangeList(), RangeList(), &before));
+    EXPECT_GT(before.telemetry, 0u);
+    EXPECT_LT(before.telemetry, kMiB);
+    void* again = mmap(mapped, kMappingBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_POPULATE, -1, 0);
+    ASSERT_EQ(again, mapped);
+    MappingAccount after;
+    ASSERT_TRUE(account_for_mappings(RangeList(), RangeList(), &after));
+    EXPECT_EQ(after.telemetry, before.telemetry);
+    EXPECT_NEAR(static_cast<double>(after.outside - before.outside), kMappingBytes, kTolerance);
   });
   EXPECT_EQ(result.status, 0) << result.error_text;
 }
