@@ -91,33 +91,30 @@ void PageDirectory::refresh() {
   if (directory && !visit_all(directory.get()))
     for (auto& [name, page] : pages_) page.seen = true;
   Processes processes;
-  for (auto entry = pages_.begin(); entry != pages_.end();) {
-    auto& [name, page] = *entry;
-    Identity identity{};
-    parse_name(name, &identity);
-    // After the walk: all processes that have a page are there when /proc is read.
-    uint32_t pid_here = page.pid_here ? *page.pid_here : processes.pid_of(identity);
-    if (pid_here == 0 && !page.pid_here && processes.lacked_means()) {
-      ++entry;  // it may be there, and is looked for again
-      continue;
-    }
-    if (!page.pid_here && !find_process(page, pid_here)) {
-      skip(PageProblem::ForeignOwner, name, page.inode);
-      entry = pages_.erase(entry);
-      continue;
-    }
-    // Asked before the page is read: what is read then is final.
-    bool gone = has_ended(identity, *page.pid_here);
-    Outcome outcome = read(page, name);
-    if (outcome == Outcome::Later && (!gone || ++page.tries < kTriesAfterEnd)) {
-      ++entry;
-      continue;
-    }
-    gone = gone || is_silent(page);
-    bool keep = outcome == Outcome::Read && page.seen && !gone;
-    if (!keep) leave(page, name, gone);
-    entry = keep ? std::next(entry) : pages_.erase(entry);
+  for (auto entry = pages_.begin(); entry != pages_.end();)
+    entry = stays(entry->second, entry->first, processes) ? std::next(entry) : pages_.erase(entry);
+  for (auto entry = replaced_.begin(); entry != replaced_.end();)
+    entry = stays(entry->second, entry->first, processes) ? std::next(entry) : replaced_.erase(entry);
+}
+
+bool PageDirectory::stays(Page& page, const std::string& name, Processes& processes) {
+  Identity identity{};
+  parse_name(name, &identity);
+  // After the walk: all processes that have a page are there when /proc is read.
+  uint32_t pid_here = page.pid_here ? *page.pid_here : processes.pid_of(identity);
+  if (pid_here == 0 && !page.pid_here && processes.lacked_means()) return true;  // it may be there
+  if (!page.pid_here && !find_process(page, pid_here)) {
+    skip(PageProblem::ForeignOwner, name, page.inode);
+    return false;
   }
+  // Asked before the page is read: what is read then is final.
+  bool gone = page.replaced || has_ended(identity, *page.pid_here);
+  Outcome outcome = read(page, name);
+  gone = gone || is_silent(page);
+  if (outcome == Outcome::Later && (!gone || ++page.tries < kTriesAfterEnd)) return true;
+  bool keep = outcome == Outcome::Read && page.seen && !gone;
+  if (!keep) leave(page, name, gone);
+  return keep;
 }
 
 bool PageDirectory::visit_all(DIR* directory) {
@@ -143,11 +140,12 @@ bool PageDirectory::find_process(Page& page, uint32_t pid_here) {
   struct stat status {};
   if (fstat(page.fd, &status) != 0 || !is_its_own(status, pid_here)) return false;
   page.pid_here = pid_here;
+  page.last_change = seconds_by(CLOCK_BOOTTIME);
   return true;
 }
 
 bool PageDirectory::is_silent(const Page& page) {
-  return page.good && page.pid_here == 0 && page.last_change + kSilentSeconds < seconds_by(CLOCK_BOOTTIME);
+  return page.pid_here == 0 && page.last_change + kSilentSeconds < seconds_by(CLOCK_BOOTTIME);
 }
 
 void PageDirectory::leave(const Page& page, const std::string& name, bool gone) {
@@ -155,7 +153,7 @@ void PageDirectory::leave(const Page& page, const std::string& name, bool gone) 
   if (page.seen && (gone || page.good)) left_out_[name] = page.inode;
   if (page.seen && gone && removes_) remove_later(name, page.good);
   // Last: should memory run out on the way, the next scrape counts it.
-  if (page.good) fold(page);
+  if (page.good) fold(page, &ended_.at(page.group));
 }
 
 void PageDirectory::visit_file(int directory, const std::string& name, std::map<std::string, ino_t>* left_out_before) {
@@ -178,9 +176,9 @@ void PageDirectory::visit_file(int directory, const std::string& name, std::map<
       return;
     }
     // Another program in the same process: it called exec.
-    read(known->second, name);
-    if (known->second.good) fold(known->second);
-    pages_.erase(known);
+    known->second.replaced = true;
+    known->second.seen = false;
+    replaced_.insert(pages_.extract(known));
   }
   Identity identity{};
   errno = 0;
@@ -261,10 +259,9 @@ void PageDirectory::show_by_pid(Page& page) {
   ended_.at(page.group).add_counters_of(page.snapshot);
 }
 
-void PageDirectory::fold(const Page& page) {
-  telemetry::Snapshot& totals = ended_.at(page.group);
-  totals.add_counters_of(page.snapshot);
-  if (page.counted_in_group) totals.subtract_counters_of(*page.counted_in_group);
+void PageDirectory::fold(const Page& page, telemetry::Snapshot* totals) {
+  totals->add_counters_of(page.snapshot);
+  if (page.counted_in_group) totals->subtract_counters_of(*page.counted_in_group);
 }
 
 std::map<Group, telemetry::Snapshot> PageDirectory::groups(uint32_t shown_pid) const {
@@ -275,6 +272,8 @@ std::map<Group, telemetry::Snapshot> PageDirectory::groups(uint32_t shown_pid) c
     sum.add_counters_of(page.snapshot);
     sum.add_gauges_of(page.snapshot);
   }
+  for (const auto& [name, page] : replaced_)
+    if (page.good) fold(page, &sums.at(page.group));
   return sums;
 }
 

@@ -43,8 +43,10 @@ struct Page {
   std::optional<uint32_t> pid_here;  // of its process; 0 when it is of another namespace and not seen
   bool seen = false;                 // in the current walk of the directory
   bool good = false;                 // was ever read; `snapshot` is its newest good state
+  bool replaced = false;             // by that of another program in the same process
   uint32_t tries = 0;                // to read it since its process ended
-  double last_change = 0;            // of its figures, where the process is not seen: seconds of CLOCK_BOOTTIME
+  // Of its figures, or when it was found: where the process is not seen, seconds of CLOCK_BOOTTIME.
+  double last_change = 0;
   telemetry::Snapshot snapshot;
   SizeClassRows rows;
   Group group;
@@ -63,7 +65,7 @@ struct Page {
 // ended when nothing in its page has changed for so long.
 inline constexpr double kSilentSeconds = 24 * 3600;
 
-// How often it is tried to read what a process left before its end, where the kernel cannot.
+// How often it is tried to read what a process left before its end, or before exec, where the kernel cannot.
 inline constexpr uint32_t kTriesAfterEnd = 8;
 
 // Of the pages whose process was killed the newest so many are kept.
@@ -109,6 +111,8 @@ class PageDirectory {
   // False when it did not get to the end.
   bool visit_all(DIR* directory);
   void visit_file(int directory, const std::string& name, std::map<std::string, ino_t>* left_out_before);
+  // Reads it, and takes leave of one that has ended, or was not seen; false then.
+  bool stays(Page& page, const std::string& name, Processes& processes);
   // False when the page may not speak for the process.
   static bool find_process(Page& page, uint32_t pid_here);
   Outcome read(Page& page, const std::string& name);
@@ -119,7 +123,7 @@ class PageDirectory {
   void show_by_pid(Page& page);
   static bool is_silent(const Page& page);
   void leave(const Page& page, const std::string& name, bool gone);
-  void fold(const Page& page);
+  static void fold(const Page& page, telemetry::Snapshot* totals);
   void skip(metrics::PageProblem problem, const std::string& name, ino_t inode);
   // Now, or where it is of use to a report, when others have come after it.
   void remove_later(const std::string& name, bool is_of_use);
@@ -130,6 +134,7 @@ class PageDirectory {
   double min_age_ = 0;
   bool removes_ = true;
   std::map<std::string, Page> pages_;
+  std::multimap<std::string, Page> replaced_;  // until their last figures are read
   // Files that are not shown, by inode: of no interest, or counted but not removed.
   std::map<std::string, ino_t> left_out_;
   std::map<std::string, ino_t> complained_;  // files that a line was written about

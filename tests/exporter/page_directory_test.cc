@@ -3,27 +3,26 @@
 
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 
+#include "tests/exporter/clocks_ahead.h"
 #include "tests/exporter/made_page.h"
 
-namespace {
+namespace hakmem::exporter {
 
-// How far the clocks of this program are ahead of the machine's, in seconds.
 time_t real_ahead = 0;
 time_t boot_ahead = 0;
 
-}  // namespace
+}  // namespace hakmem::exporter
 
 // In place of libc's, for the exporter and for libraries.
 extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
   auto result = static_cast<int>(syscall(SYS_clock_gettime, clock, now));
-  if (result == 0 && clock == CLOCK_REALTIME) now->tv_sec += real_ahead;
-  if (result == 0 && clock == CLOCK_BOOTTIME) now->tv_sec += boot_ahead;
+  if (result == 0 && clock == CLOCK_REALTIME) now->tv_sec += hakmem::exporter::real_ahead;
+  if (result == 0 && clock == CLOCK_BOOTTIME) now->tv_sec += hakmem::exporter::boot_ahead;
   return result;
 }
 

@@ -15,15 +15,17 @@
 
 #include "exporter/page_directory.h"
 #include "telemetry/system.h"
+#include "tests/exporter/clocks_ahead.h"
 #include "tests/exporter/made_page.h"
 
 namespace {
 
-// The call of this name, and of this number from now on, fails; -1: none does.
+// The call of this name, and of this number from now on, fails, or all do; -1: none does.
 struct Fault {
   std::string_view call;
   int left = -1;
   int error = 0;
+  bool lasts = false;
 };
 Fault fault;
 
@@ -31,7 +33,8 @@ Fault fault;
 std::string cgroup_file;
 
 bool fails(std::string_view call) {
-  if (call != fault.call || fault.left < 0 || fault.left-- != 0) return false;
+  if (call != fault.call || fault.left < 0) return false;
+  if (!fault.lasts && fault.left-- != 0) return false;
   errno = fault.error;
   return true;
 }
@@ -80,6 +83,8 @@ namespace hakmem::exporter {
 namespace {
 
 constexpr uint64_t kOfLiving = 7;
+constexpr uint64_t kMeanwhile = 4;
+constexpr uint64_t kOfNext = 3;
 constexpr uint64_t kOfEnded = 5;
 constexpr uint32_t kEnded = 2;  // processes
 constexpr uint64_t kAll = kOfLiving + kEnded * kOfEnded;
@@ -101,16 +106,25 @@ class PageFaults : public ::testing::Test {
   }
   ~PageFaults() override {
     fault = {};
+    boot_ahead = 0;
     cgroup_file.clear();
     std::filesystem::remove_all(folder_);
   }
 
+  std::string path_of(const telemetry::Identity& identity) const {
+    return folder_ + "/hakmem." + std::to_string(identity.pid_namespace) + "." + std::to_string(identity.pid) + "." +
+           std::to_string(identity.start_time);
+  }
   void write(telemetry::Identity identity, uint64_t refills) const {
     strcpy(identity.comm, "made");
     MadePage page(identity);
     page.refill(0, refills);
-    page.write(folder_ + "/hakmem." + std::to_string(identity.pid_namespace) + "." + std::to_string(identity.pid) +
-               "." + std::to_string(identity.start_time));
+    page.write(path_of(identity));
+  }
+  // In a file of its own, as after exec.
+  void write_anew(const telemetry::Identity& identity, uint64_t refills) const {
+    std::filesystem::remove(path_of(identity));
+    write(identity, refills);
   }
   // Pages of processes that have ended, which a directory removes when it has counted them.
   void write_ended() const {
@@ -165,6 +179,66 @@ TEST_F(PageFaults, CountNothingTwiceAndLoseNothing) {
         ASSERT_GT(number, 1) << call << " is not called";
       }
     }
+  }
+}
+
+TEST_F(PageFaults, LoseNothingOfAProgramThatCalledExec) {
+  constexpr uint64_t kBoth = kOfLiving + kMeanwhile + kOfNext;
+  for (std::string_view call : {"open", "fstat", "fstatat", "read", "pread"}) {
+    for (bool was_read : {false, true}) {
+      int number = 0;
+      for (bool was_reached = true; was_reached && number < 1000; ++number) {
+        SCOPED_TRACE(std::string(call) + " " + std::to_string(number) + (was_read ? " after a look" : ""));
+        write_anew(living_, kOfLiving);
+        PageDirectory directory(folder_);
+        if (!was_read) fault = {"pread", 0, EIO};
+        directory.refresh();
+        fault = {};
+        uint64_t known = counted(directory);
+        ASSERT_EQ(known, was_read ? kOfLiving : 0);
+        write(living_, kOfLiving + kMeanwhile);
+        write_anew(living_, kOfNext);
+        fault = {call, number, EIO};
+        directory.refresh();
+        was_reached = fault.left < 0;
+        fault = {};
+        ASSERT_GE(counted(directory), known);
+        for (int look = 0; look < 2; ++look) {
+          directory.refresh();
+          ASSERT_EQ(counted(directory), kBoth);
+        }
+        ASSERT_EQ(directory.pages().size(), 1u);
+      }
+      ASSERT_GT(number, 1) << call << " is not called";
+    }
+  }
+}
+
+TEST_F(PageFaults, KeepAPageOfAnUnknownProcessForADay) {
+  std::filesystem::remove(path_of(living_));
+  telemetry::Identity unknown = living_;
+  unknown.pid = kNoPid;
+  unknown.pid_namespace = 0;  // it was without /proc
+  for (bool was_read : {false, true}) {
+    SCOPED_TRACE(was_read);
+    boot_ahead = 0;
+    write_anew(unknown, kOfEnded);
+    PageDirectory directory(folder_);
+    if (was_read) directory.refresh();
+    fault = {"pread", 0, EIO, true};
+    directory.refresh();
+    auto look_often = [&] {
+      for (uint32_t look = 0; look <= kTriesAfterEnd; ++look) directory.refresh();
+    };
+    boot_ahead = static_cast<time_t>(kSilentSeconds) - 60;
+    look_often();
+    EXPECT_EQ(directory.pages().size(), 1u);
+    boot_ahead += 120;
+    look_often();
+    EXPECT_EQ(directory.pages().size(), 0u);
+    fault = {};
+    directory.refresh();
+    EXPECT_EQ(counted(directory), was_read ? kOfEnded : 0);
   }
 }
 
