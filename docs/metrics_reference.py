@@ -91,7 +91,8 @@ endpoint shows its own process without those labels, and processes that descend 
 `hakmem_process_memory_bytes` tells apart what the kernel alone knows: huge pages, memory given up by `MADV_FREE`, and
 swapped memory. It comes from `smaps_rollup`, which takes about 1 ms for each 100 MiB of small pages, so it is read for at most
 0.05 % of the time, and by processes without an endpoint for 0.001 % and only below 1 GiB. No scrape but the first waits
-for it: the endpoint reads it when it has answered. Between two
+for it: the endpoint reads it when it has answered. Where `statm`, as of older kernels, was
+found to be off by more than 1 % and a MiB, every look at the process reads it, for the total. Between two
 readings the last one is shown; a state that was never read has no series. `hakmem_cgroup_memory_bytes` is asked each time the
 kernel's part is: of the process's cgroup and those above it (version 1 or 2) the one with the least room below its limit.
 Where none has a limit, `limit` and `distance` have no series.

@@ -54,7 +54,7 @@ uint64_t process_total(Depth depth) {
   uint64_t total = process_resident_bytes();
   if (kernel.statm_is_off) return read_rollup(&kernel.rollup) ? kernel.rollup.resident : total;
   if (!rollup_is_due(total, depth)) return total;
-  // A scrape does not wait for it, but for the first one.
+  // A scrape does not wait for it, but for the first one, and where statm is off.
   if (depth == Depth::Scrape && kernel.last_rollup != 0) {
     kernel.rollup_is_wanted = true;
     return total;
