@@ -87,7 +87,6 @@ void sample_growth(void* address, size_t bytes, size_t old_bytes, uint32_t size_
   if (bytes <= kMaxLargeBytes) return move_any(address, bytes, mapped);
   int saved_errno = errno;
   void* resized = heap.huge.resize(address, bytes, current_shard());
-  if (resized == nullptr && bytes <= mapped) return address;
   if (resized == nullptr) {
     if (void* copy = move_any(address, bytes, mapped); copy != nullptr) return copy;
     // What it could have been copied to was taken or given back meanwhile.

@@ -30,7 +30,6 @@ struct CountedMemory {
     metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
     Memory::allow_huge_pages(address, bytes, allowed);
   }
-  static bool is_half_resident(void* address) { return Memory::is_half_resident(address); }
   static void collapse(void* address, size_t bytes) {
     metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
     Memory::collapse(address, bytes);

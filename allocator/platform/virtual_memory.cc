@@ -122,16 +122,6 @@ void LinuxMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
   ::madvise(address, bytes, allowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
-bool LinuxMemory::is_half_resident(void* address) {
-  KeepErrno keep;
-  constexpr size_t kPages = kHugePageBytes / kPageBytes;
-  unsigned char pages[kPages];
-  if (::mincore(address, kHugePageBytes, pages) != 0) return false;
-  size_t resident = 0;
-  for (unsigned char page : pages) resident += page & 1;
-  return resident >= kPages / 2;
-}
-
 void LinuxMemory::read_huge_page_setting(const char* file) {
   KeepErrno keep;
   char text[40];

@@ -26,8 +26,6 @@ concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
   { T::purge(address, bytes) } -> std::same_as<bool>;
   // Whether the kernel may put huge pages there. It need not follow.
   { T::allow_huge_pages(address, bytes, true) } -> std::same_as<void>;
-  // Whether at least half of the pages of a huge page stand there.
-  { T::is_half_resident(address) } -> std::same_as<bool>;
   // Makes a huge page of the small ones there, and of what was not touched yet. The kernel need not follow.
   { T::collapse(address, bytes) } -> std::same_as<void>;
   // Takes access to committed pages away, whose content is lost. False when the kernel refuses.
@@ -53,7 +51,6 @@ struct LinuxMemory {
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
   static constexpr const char* kHugePageSetting = "/sys/kernel/mm/transparent_hugepage/enabled";
-  static bool is_half_resident(void* address);
   // Learns whether the system has huge pages switched off; collapse() does nothing before, and then. Before
   // there are other threads, once.
   static void read_huge_page_setting(const char* file = kHugePageSetting);

@@ -34,6 +34,7 @@ uint32_t Slab::put_free_rows(Block* const* blocks, uint32_t limit) {
   const ClassShape& slab_shape = shape();
   const uint32_t block_bytes = slab_shape.block_bytes;
   uint32_t done = 0;
+  HAKMEM_ASSERT(limit != 0);
   do {
     auto address = reinterpret_cast<uintptr_t>(blocks[done]);
     uint64_t index = (address - start) * slab_shape.reciprocal >> kReciprocalShift;

@@ -42,7 +42,8 @@ class SuperslabHeap {
         return nullptr;
       }
     }
-    bool is_filling = !superslab->is_huge && outgrows_small_pages(superslab);
+    bool is_filling = !superslab->is_huge && huge_pages_.outgrows_small_pages(superslab, used_bytes_);
+    if (is_filling) allow_huge_page(superslab, true);
     Slab* slab = cut_span(superslab, units, state, size_class);
     lock_.unlock();
     timer.finish(metrics::RefillStep::Metadata);
@@ -140,7 +141,7 @@ class SuperslabHeap {
       retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
       superslab->dirty = superslab->purged = 0;
       superslab->is_released = true;
-      superslab->is_huge = false;
+      superslab->is_huge = superslab->was_purged = false;
       superslab->looked_at = 0;
       remove_guards(superslab, superslab->guarded);
       Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
@@ -202,6 +203,8 @@ class SuperslabHeap {
   size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
   // As HugePagePolicy.
   void set_thread_count(uint32_t count) { huge_pages_.set_thread_count(count); }
+  // In a forked child, which would have to copy what it shares with its parent. Under the lock.
+  void stop_collapsing() { huge_pages_.stop_collapsing(); }
 
   size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
   RankedLock& lock() { return lock_; }
@@ -323,18 +326,6 @@ class SuperslabHeap {
     return reinterpret_cast<void*>(superslab->address + (unit + 1) * kUnitBytes - kGuardBytes);
   }
 
-  // Whether its small pages are to become a huge one: a heap of this size has them, and half of its pages stand.
-  // That takes some hundred page faults less than to touch the rest. A slab that was begun may have hardly any.
-  bool outgrows_small_pages(Superslab* superslab) HAKMEM_REQUIRES(lock_) {
-    uint32_t used_units = kUnitsPerSuperslab - static_cast<uint32_t>(__builtin_popcount(superslab->free));
-    if (used_units < kUnitsPerSuperslab / 2 || used_units <= superslab->looked_at) return false;
-    if (!huge_pages_.is_dense(used_bytes_)) return false;
-    superslab->looked_at = static_cast<uint8_t>(used_units);
-    if (!Memory::is_half_resident(reinterpret_cast<void*>(superslab->address))) return false;
-    allow_huge_page(superslab, true);
-    return true;
-  }
-
   // What stands there already is not made a huge page by that.
   static void allow_huge_page(Superslab* superslab, bool allowed) {
     if (superslab->is_huge == allowed) return;
@@ -356,6 +347,7 @@ class SuperslabHeap {
     size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
     // Else the kernel would fill the gaps in again.
     if (units != ~0u) allow_huge_page(superslab, false);
+    superslab->was_purged = units != ~0u;
     superslab->looked_at = 0;
     bins_.unlink(superslab);
     superslab->free &= ~units;
@@ -393,7 +385,7 @@ class SuperslabHeap {
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   std::atomic<size_t> retained_bytes_{0};  // written under lock_; free units that hold pages
   std::atomic<uint32_t> readers_{0};       // visits of views under way
-  HugePagePolicy huge_pages_;
+  HugePagePolicy huge_pages_;              // used under lock_, but for the count of threads
   Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   SuperslabBins bins_ HAKMEM_GUARDED_BY(lock_);

@@ -133,6 +133,7 @@ void after_fork_in_child() {
       thread_state.cache->counters.follow_sink(thread_state.cache->shard);
     if (is_late_cache_made.load(std::memory_order_relaxed)) late_cache.counters.follow_sink(late_cache.shard);
   }
+  heap.superslabs.stop_collapsing();
   // Else the thread was interrupted while it changes the list itself, and goes on with that, or another was.
   if ((taken_for_forks & kRegistryBit) != 0) leave_threads_behind();
   unlock_all();

@@ -82,6 +82,20 @@ TEST(Residency, IsTheSameWhereTheKernelCannotScan) {
   EXPECT_EQ(result.status, 0) << result.error_text;
 }
 
+// Where it must not be called: any filter may end the process for it.
+TEST(Residency, IsTheSameWithoutMincore) {
+  ChildResult result = in_child({}, [] {
+    const Range every = touched(1), some = touched(7);
+    const uint64_t of_every = resident_bytes(every.begin, kMappingBytes);
+    const uint64_t of_some = resident_bytes(some.begin, kMappingBytes);
+    EXPECT_EQ(of_every, kMappingBytes);
+    refuse_page_scans();
+    EXPECT_EQ(resident_bytes(every.begin, kMappingBytes), of_every);
+    EXPECT_EQ(resident_bytes(some.begin, kMappingBytes), of_some);
+  });
+  EXPECT_EQ(result.status, 0) << result.error_text;
+}
+
 // While the module is loaded the program may map what it likes, there and later.
 TEST(Residency, CountsTheModuleAndNothingThatTheProgramMapsMeanwhile) {
   ChildResult result = in_child({}, [] {

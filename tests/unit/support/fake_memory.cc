@@ -102,12 +102,6 @@ void FakeMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
   LinuxMemory::allow_huge_pages(address, bytes, allowed);
 }
 
-bool FakeMemory::is_half_resident(void* address) {
-  std::lock_guard guard(mutex);
-  refuses(Call::kIsHalfResident);  // only counted
-  return LinuxMemory::is_half_resident(address);
-}
-
 void FakeMemory::collapse(void* address, size_t bytes) {
   std::lock_guard guard(mutex);
   refuses(Call::kCollapse);  // only counted

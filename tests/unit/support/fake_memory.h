@@ -18,7 +18,6 @@ enum class Call : uint8_t {
   kMap,
   kMapAt,
   kRemap,
-  kIsHalfResident,
   kCollapse,
   kCount
 };
@@ -30,7 +29,6 @@ struct FakeMemory {
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
-  static bool is_half_resident(void* address);
   static void collapse(void* address, size_t bytes);
   static bool guard(void* address, size_t bytes);
   static void unguard(void* address, size_t bytes);
