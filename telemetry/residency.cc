@@ -196,6 +196,7 @@ namespace {
 bool pages_by_pagemap(uintptr_t address, size_t count, unsigned char* pages) {
   int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
+  memset(pages, 0, count);
   uint64_t entries[128];
   bool is_read = true;
   for (size_t done = 0; done < count && is_read;) {
