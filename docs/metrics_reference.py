@@ -97,7 +97,8 @@ readings the last one is shown; a state that was never read has no series. `hakm
 kernel's part is: of the process's cgroup and those above it (version 1 or 2) the one with the least room below its limit.
 Where none has a limit, `limit` and `distance` have no series.
 
-Residency of hakmem's memory is asked by `mincore`, that of everything else by `/proc/self/pagemap`; no part is a
+Residency of hakmem's memory is asked by `mincore`, that of everything else by `/proc/self/pagemap`, and all of it by
+that where a filter of system calls is installed, which may lack `mincore`, as systemd's `@system-service` does. No part is a
 difference from the total. Both are read within the same walk but not at one instant: a program that allocates
 meanwhile leaves a small unexplained rest of either sign. Of the superslabs those are asked again whose units
 changed hands or that had blocks carved since the last walk, and 1 GiB of the others in turn: pages that a program

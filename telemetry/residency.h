@@ -1,5 +1,5 @@
-// What is resident, asked from the kernel: our ranges by mincore, everything
-// else by its map of pages. Never as a difference.
+// What is resident, asked from the kernel: our ranges by mincore, or where it may be
+// forbidden by the map of pages, as everything else. Never as a difference.
 #pragma once
 
 #include <cstddef>
@@ -38,8 +38,8 @@ class RangeList {
 
 inline constexpr size_t kKernelPageBytes = 4096;
 
-// One byte a page, bit 0 set when it is resident; false when the range is not
-// mapped throughout. For private anonymous memory.
+// One byte a page, bit 0 set when it is resident. False when that cannot be told; where the range is
+// not mapped throughout, false or no page. For private anonymous memory.
 bool resident_pages(uintptr_t address, size_t bytes, unsigned char* pages);
 
 // How many of the `count` pages are resident; eight at a time, as a heap has many.

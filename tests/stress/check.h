@@ -95,13 +95,21 @@ inline void sleep_milliseconds(long milliseconds) {
   while (nanosleep(&time, &time) != 0 && errno == EINTR) continue;
 }
 
+// The beginning of a file, ended by a zero. Allocates nothing.
+template <size_t kBytes>
+void read_text(const char* file, char (&text)[kBytes]) {
+  int fd = open(file, O_RDONLY | O_CLOEXEC);
+  CHECK(fd >= 0);
+  ssize_t length = read(fd, text, kBytes - 1);
+  CHECK(length > 0);
+  text[length] = 0;
+  close(fd);
+}
+
 // Resident bytes of the process, from the kernel. Allocates nothing.
 inline size_t resident_bytes() {
-  char text[128] = {};
-  int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-  CHECK(fd >= 0);
-  CHECK(read(fd, text, sizeof text - 1) > 0);
-  close(fd);
+  char text[128];
+  read_text("/proc/self/statm", text);
   const char* second = strchr(text, ' ');
   CHECK(second != nullptr);
   return strtoull(second, nullptr, 10) * static_cast<size_t>(getpagesize());
@@ -109,11 +117,8 @@ inline size_t resident_bytes() {
 
 // The same without what is mapped from files: code becomes resident as it first runs, whoever allocates.
 inline size_t resident_bytes_without_files() {
-  char text[4096] = {};
-  int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-  CHECK(fd >= 0);
-  CHECK(read(fd, text, sizeof text - 1) > 0);
-  close(fd);
+  char text[4096];
+  read_text("/proc/self/status", text);
   size_t kib = 0;
   for (const char* name : {"\nRssAnon:", "\nRssShmem:"}) {
     const char* line = strstr(text, name);

@@ -1,6 +1,5 @@
-// A service that may call no more than what services commonly may: systemd's set
-// @system-service has no mincore(2), for one. Whatever else is called ends the program.
-#include <linux/audit.h>
+// A service that is killed for system calls that services commonly may not make: systemd's
+// set @system-service has no mincore(2), for one.
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <malloc.h>
