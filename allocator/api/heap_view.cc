@@ -130,7 +130,11 @@ HAKMEM_READS_RACILY metrics::ThreadCacheView view_of(const ThreadCache& cache) {
   }
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     uint32_t& blocks = view.listed[size_class];
-    if (blocks != 0) blocks -= std::min(blocks, cache.classes[size_class].countdown.samples);
+    if (blocks != 0) {
+      // Copied first: std::min takes references, and what reads through them is not marked as racy.
+      uint32_t samples = cache.classes[size_class].countdown.samples;
+      blocks -= std::min(blocks, samples);
+    }
     blocks += cache.quarantine.count(size_class);
   }
   return view;
