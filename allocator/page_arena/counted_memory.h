@@ -30,10 +30,6 @@ struct CountedMemory {
     metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
     Memory::allow_huge_pages(address, bytes, allowed);
   }
-  static void collapse(void* address, size_t bytes) {
-    metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
-    Memory::collapse(address, bytes);
-  }
   static void populate(void* address, size_t bytes) {
     metrics::KernelCallTimer timer(metrics::KernelCall::Madvise);
     Memory::populate(address, bytes);

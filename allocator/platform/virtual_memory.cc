@@ -5,11 +5,9 @@
 #include <sys/resource.h>
 
 #include <atomic>
-#include <string_view>
 
 #include "allocator/base/bits.h"
 #include "allocator/base/probe.h"
-#include "allocator/platform/small_file.h"
 
 namespace hakmem {
 namespace {
@@ -29,9 +27,6 @@ class KeepErrno {
 constexpr int kGuardInstall = 102;
 constexpr int kGuardRemove = 103;
 constexpr int kPopulateWrite = 23;  // of Linux 5.14
-constexpr int kCollapse = 25;       // of Linux 6.1
-// The kernel collapses where the system has huge pages switched off, too; it must not be asked then.
-constinit bool may_collapse = false;  // written when the process starts
 // Elsewhere each guard makes two mappings more, and a process may have 65,530: so many guards at most.
 constexpr uint32_t kMostProtectedGuards = 8192;
 enum class GuardKind : uint8_t { kUnknown, kInstalled, kProtected };
@@ -120,20 +115,6 @@ bool LinuxMemory::purge(void* address, size_t bytes) {
 void LinuxMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
   KeepErrno keep;
   ::madvise(address, bytes, allowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-}
-
-void LinuxMemory::read_huge_page_setting(const char* file) {
-  KeepErrno keep;
-  char text[40];
-  long length = read_small_file(file, text, sizeof text);
-  may_collapse =
-      length > 0 && std::string_view(text, static_cast<size_t>(length)).find("[never]") == std::string_view::npos;
-}
-
-void LinuxMemory::collapse(void* address, size_t bytes) {
-  if (!may_collapse) return;
-  KeepErrno keep;
-  ::madvise(address, bytes, kCollapse);
 }
 
 void LinuxMemory::populate(void* address, size_t bytes) {

@@ -26,8 +26,6 @@ concept VirtualMemory = requires(void* address, size_t bytes, uintptr_t hint) {
   { T::purge(address, bytes) } -> std::same_as<bool>;
   // Whether the kernel may put huge pages there. It need not follow.
   { T::allow_huge_pages(address, bytes, true) } -> std::same_as<void>;
-  // Makes a huge page of the small ones there, and of what was not touched yet. The kernel need not follow.
-  { T::collapse(address, bytes) } -> std::same_as<void>;
   // Takes access to committed pages away, whose content is lost. False when the kernel refuses.
   { T::guard(address, bytes) } -> std::same_as<bool>;
   // Undoes it: they read as zeroes.
@@ -50,11 +48,6 @@ struct LinuxMemory {
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
-  static constexpr const char* kHugePageSetting = "/sys/kernel/mm/transparent_hugepage/enabled";
-  // Learns whether the system has huge pages switched off; collapse() does nothing before, and then. Before
-  // there are other threads, once.
-  static void read_huge_page_setting(const char* file = kHugePageSetting);
-  static void collapse(void* address, size_t bytes);
   // Has committed pages made now, by one call in place of a page fault each. The kernel need not follow.
   static void populate(void* address, size_t bytes);
   static bool guard(void* address, size_t bytes);

@@ -28,8 +28,6 @@ struct alignas(64) Superslab {
   Superslab* next;
   Superslab* previous;
   uint32_t guarded;   // units whose last page is without access
-  uint8_t looked_at;  // with so many units in use it was last asked whether it outgrows its small pages
-  bool was_purged;    // in part, since it was mapped or stood empty: it keeps small pages where it has them
 
   static SuperslabState state_of(uint32_t free, uint32_t dirty) {
     if (free == 0) return SuperslabState::Full;

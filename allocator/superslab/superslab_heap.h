@@ -42,12 +42,9 @@ class SuperslabHeap {
         return nullptr;
       }
     }
-    bool is_filling = !superslab->is_huge && huge_pages_.outgrows_small_pages(superslab, used_bytes_);
-    if (is_filling) allow_huge_page(superslab, true);
     Slab* slab = cut_span(superslab, units, state, size_class);
     lock_.unlock();
     timer.finish(metrics::RefillStep::Metadata);
-    if (is_filling) Memory::collapse(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
     HAKMEM_PROBE3(0, hakmem, superslab_refill, slab->start, units * kUnitBytes, !is_mapped);
     return slab;
   }
@@ -141,8 +138,7 @@ class SuperslabHeap {
       retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
       superslab->dirty = superslab->purged = 0;
       superslab->is_released = true;
-      superslab->is_huge = superslab->was_purged = false;
-      superslab->looked_at = 0;
+      superslab->is_huge = false;
       remove_guards(superslab, superslab->guarded);
       Memory::release(reinterpret_cast<void*>(superslab->address), kSuperslabBytes);
       superslab->next = released_;
@@ -203,8 +199,6 @@ class SuperslabHeap {
   size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
   // As HugePagePolicy.
   void set_thread_count(uint32_t count) { huge_pages_.set_thread_count(count); }
-  // In a forked child, which would have to copy what it shares with its parent. Under the lock.
-  void stop_collapsing() { huge_pages_.stop_collapsing(); }
 
   size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
   RankedLock& lock() { return lock_; }
@@ -347,8 +341,6 @@ class SuperslabHeap {
     size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
     // Else the kernel would fill the gaps in again.
     if (units != ~0u) allow_huge_page(superslab, false);
-    superslab->was_purged = units != ~0u;
-    superslab->looked_at = 0;
     bins_.unlink(superslab);
     superslab->free &= ~units;
     superslab->dirty = 0;

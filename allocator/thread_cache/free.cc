@@ -14,8 +14,11 @@ namespace {
 constexpr uint32_t kSleepersToTidy = 2;
 
 // Available slabs of a class that a thread that allocates from it keeps for itself, among several
-// threads, while it does not refill from them; what comes beyond is left to others.
+// threads, while it does not refill from them; what comes beyond is left to others. Of larger blocks
+// few stand in a slab, and what eight threads keep would be most of the heap.
 constexpr uint32_t kKeptAvailable = 8;
+constexpr uint32_t kKeptAvailableOfLarger = 2;
+constexpr size_t kLargerBlock = 512;  // from more than this on
 
 // Address space of the sleeping slabs of a class that a thread keeps while
 // there are other threads, who may free what is left in them.
@@ -26,10 +29,11 @@ constexpr size_t kKeptSleepingBytes = 8 * kMiB;
 constexpr size_t kKeptAsleepBytes = 1 * kKiB;
 
 // How many available slabs of the class the thread keeps.
-uint32_t kept_available(const ThreadCache* cache, const ClassState& state) {
+uint32_t kept_available(const ThreadCache* cache, uint32_t size_class) {
   if (is_late(cache)) return 0;
   if (!has_other_threads()) return UINT32_MAX;
-  return state.allocates() ? kKeptAvailable : 0;
+  if (!cache->classes[size_class].allocates()) return 0;
+  return kClassShapes[size_class].block_bytes > kLargerBlock ? kKeptAvailableOfLarger : kKeptAvailable;
 }
 
 // Whether the thread keeps a slab of the class with too few free blocks to refill from. One that only
@@ -79,7 +83,7 @@ void give_to_pool(ThreadCache* cache, Slab* slab) {
 // keeps: into the newest frees still come.
 void trim_available(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
-  if (state.available_count <= kept_available(cache, state)) return;
+  if (state.available_count <= kept_available(cache, size_class)) return;
   Slab* slab = state.available.last();
   displace(cache, slab);
   slab->used == 0 ? let_go_empty(cache, slab) : give_to_pool(cache, slab);

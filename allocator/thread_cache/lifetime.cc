@@ -133,7 +133,6 @@ void after_fork_in_child() {
       thread_state.cache->counters.follow_sink(thread_state.cache->shard);
     if (is_late_cache_made.load(std::memory_order_relaxed)) late_cache.counters.follow_sink(late_cache.shard);
   }
-  heap.superslabs.stop_collapsing();
   // Else the thread was interrupted while it changes the list itself, and goes on with that, or another was.
   if ((taken_for_forks & kRegistryBit) != 0) leave_threads_behind();
   unlock_all();
@@ -286,7 +285,6 @@ ThreadCache* start_thread() {
     register_fork_handlers(lock_all, after_fork_in_parent, after_fork_in_child);
     set_thread_exit(end_thread);
     check_environment();
-    LinuxMemory::read_huge_page_setting();
     // Written only where there is one: most processes touch no page for it.
     if (size_t limit = container_memory_limit(); limit != SIZE_MAX) PurgePolicy::limit_memory(limit);
     if constexpr (kBuild.stats) {

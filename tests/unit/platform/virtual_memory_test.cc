@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <fstream>
 
 #include "allocator/base/bits.h"
 #include "tests/unit/support/build.h"
@@ -47,27 +46,6 @@ TEST(LinuxMemory, ReservedAddressesHaveNoAccess) {
   bytes[2 * kMiB] = bytes[4 * kMiB - 1] = 1;
   LinuxMemory::release(reserved, kBytes);
   EXPECT_FALSE(is_readable(bytes + 2 * kMiB));
-}
-
-// Which the kernel does where they are switched off, too.
-TEST(LinuxMemory, MakesAHugePageOfSmallOnesUnlessTheyAreSwitchedOff) {
-  auto is_huge_after_collapse = [](const char* setting) {
-    std::ofstream("huge_page_setting") << setting;
-    LinuxMemory::read_huge_page_setting("huge_page_setting");
-    std::remove("huge_page_setting");
-    auto* bytes = static_cast<char*>(LinuxMemory::map(kHugePageBytes, kHugePageBytes));
-    bytes[5 * kPageBytes] = 7;
-    LinuxMemory::collapse(bytes, kHugePageBytes);
-    unsigned char resident[kHugePageBytes / kPageBytes] = {};
-    EXPECT_EQ(::mincore(bytes, kHugePageBytes, resident), 0);
-    EXPECT_EQ(bytes[5 * kPageBytes], 7);
-    LinuxMemory::release(bytes, kHugePageBytes);
-    return (resident[0] & 1) != 0;
-  };
-  EXPECT_FALSE(is_huge_after_collapse("always madvise [never]\n"));
-  if (!is_huge_after_collapse("always [madvise] never\n")) GTEST_SKIP() << "the kernel has none, or no such call";
-  LinuxMemory::read_huge_page_setting("no such file");
-  LinuxMemory::read_huge_page_setting();
 }
 
 TEST(LinuxMemory, PurgedPagesReadAsZeroes) {

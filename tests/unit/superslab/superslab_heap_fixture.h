@@ -20,12 +20,6 @@ class SuperslabHeapTest : public testing::Test {
   SuperslabHeapTest() { kernel_.set_address_space_limit(kGiB); }
 
   Slab* take(uint32_t units) { return heap_.take_span(units, SlabState::Large, metrics::kLargeClass, 0); }
-  // A slab of blocks of 1 KiB, all of which were cut.
-  Slab* take_cut() {
-    Slab* slab = heap_.take_span(1, SlabState::Current, size_class_of(kKiB), 0);
-    slab->carved = slab->shape().capacity;
-    return slab;
-  }
   void give(Slab* slab) { heap_.give_span(slab, 0); }
 
   // Every committed superslab, in order of address.

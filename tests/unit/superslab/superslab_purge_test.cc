@@ -76,43 +76,6 @@ TEST_F(SuperslabPurgeTest, HugePagesForALargerHeapUntilPurgedInPart) {
   EXPECT_TRUE(huge->is_huge);
 }
 
-TEST_F(SuperslabPurgeTest, SmallPagesBecomeAHugePageOnceHalfOfThemIsUsed) {
-  if (has(Mitigation::kGuardPages)) GTEST_SKIP() << "guard pages take the place of huge pages";
-  std::vector<Slab*> slabs;
-  for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
-    slabs.push_back(take_cut());
-    write_to(slabs.back(), 7);
-    EXPECT_EQ(kernel_.calls(test::Call::kCollapse), i < 16 ? 0u : 1u) << i;
-    EXPECT_EQ(slabs.back()->superslab->is_huge, i >= 16) << i;
-  }
-  // What malloc_trim has given back stays given back.
-  for (uint32_t i = 0; i < 8; ++i) give(slabs[i]);
-  heap_.purge(SIZE_MAX, 0);
-  EXPECT_EQ(take_cut()->superslab, slabs[8]->superslab);
-  EXPECT_EQ(take_cut()->superslab, slabs[8]->superslab);
-  EXPECT_FALSE(slabs[8]->superslab->is_huge);
-  EXPECT_EQ(kernel_.calls(test::Call::kCollapse), 1u);
-  for (uint32_t i = 8; i < kUnitsPerSuperslab; ++i)
-    EXPECT_EQ(reinterpret_cast<const char*>(slabs[i]->start)[span_bytes(1) - kPageBytes], 7) << i;
-}
-
-TEST_F(SuperslabPurgeTest, SmallPagesStayWhereLittleOfThemIsUsed) {
-  for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) take(1);  // slabs that are just begun
-  EXPECT_EQ(kernel_.calls(test::Call::kCollapse), 0u);
-}
-
-TEST_F(SuperslabPurgeTest, SmallPagesStayWhereManyThreadsUseLittle) {
-  heap_.set_thread_count(11);
-  for (uint32_t i = 0; i < 2 * kUnitsPerSuperslab; ++i) EXPECT_FALSE(take_cut()->superslab->is_huge);
-  EXPECT_EQ(kernel_.calls(test::Call::kCollapse), 0u);
-}
-
-TEST_F(SuperslabPurgeTest, SmallPagesStayInAForkedChild) {
-  heap_.stop_collapsing();
-  for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) EXPECT_FALSE(take_cut()->superslab->is_huge);
-  EXPECT_EQ(kernel_.calls(test::Call::kCollapse), 0u);
-}
-
 TEST_F(SuperslabPurgeTest, RetainsNoMoreThanTheHoldBack) {
   std::vector<Slab*> slabs;
   constexpr size_t kHeld = PurgePolicy::kMinHoldBack;

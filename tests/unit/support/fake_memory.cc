@@ -102,13 +102,6 @@ void FakeMemory::allow_huge_pages(void* address, size_t bytes, bool allowed) {
   LinuxMemory::allow_huge_pages(address, bytes, allowed);
 }
 
-void FakeMemory::collapse(void* address, size_t bytes) {
-  std::lock_guard guard(mutex);
-  refuses(Call::kCollapse);  // only counted
-  EXPECT_TRUE(lies_within(state->reserved, reinterpret_cast<uintptr_t>(address), bytes)) << "outside of a reservation";
-  LinuxMemory::collapse(address, bytes);
-}
-
 bool FakeMemory::purge(void* address, size_t bytes) {
   std::lock_guard guard(mutex);
   if (refuses(Call::kPurge)) return false;

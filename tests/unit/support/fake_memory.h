@@ -18,7 +18,6 @@ enum class Call : uint8_t {
   kMap,
   kMapAt,
   kRemap,
-  kCollapse,
   kCount
 };
 
@@ -29,7 +28,6 @@ struct FakeMemory {
   static bool allow_reading(void* address, size_t bytes);
   static bool purge(void* address, size_t bytes);
   static void allow_huge_pages(void* address, size_t bytes, bool allowed);
-  static void collapse(void* address, size_t bytes);
   static bool guard(void* address, size_t bytes);
   static void unguard(void* address, size_t bytes);
   static void release(void* address, size_t bytes);
