@@ -7,13 +7,13 @@
 namespace hakmem {
 namespace {
 
-constexpr size_t kHeld = PurgePolicy::kMinHoldBack;
+constexpr size_t kLeast = PurgePolicy::kMinHoldBack;
 
 TEST(PurgePolicy, HoldsBack128MiBOrATenth) {
   PurgePolicy policy;
-  EXPECT_EQ(kHeld, 128 * kMiB);
-  EXPECT_EQ(policy.excess(kHeld, 0), 0u);
-  EXPECT_GT(policy.excess(kHeld + 1, 0), 0u);
+  EXPECT_EQ(kLeast, 128 * kMiB);
+  EXPECT_EQ(policy.excess(kLeast, 0), 0u);
+  EXPECT_GT(policy.excess(kLeast + 1, 0), 0u);
   EXPECT_EQ(policy.excess(200 * kMiB, 2 * kGiB), 0u);
   EXPECT_GT(policy.excess(208 * kMiB, 2 * kGiB), 0u);
 }
@@ -21,31 +21,31 @@ TEST(PurgePolicy, HoldsBack128MiBOrATenth) {
 TEST(PurgePolicy, OnePurgeIsBounded) {
   PurgePolicy policy;
   EXPECT_EQ(policy.excess(kGiB, 0), 16 * kMiB);
-  EXPECT_GE(policy.surplus(kGiB, 0), kGiB - kHeld);  // which is not all that there is
-  size_t little = policy.excess(kHeld + kMiB, 0);
+  EXPECT_GE(policy.surplus(kGiB, 0), kGiB - kLeast);  // which is not all that there is
+  size_t little = policy.excess(kLeast + kMiB, 0);
   EXPECT_GE(little, kMiB);
   EXPECT_LE(little, 3 * kMiB);
 }
 
 TEST(PurgePolicy, HoldsBackMoreWhilePurgedMemoryIsTakenAgain) {
   PurgePolicy policy;
-  EXPECT_GT(policy.excess(kHeld + 28 * kMiB, 0), 0u);
+  EXPECT_GT(policy.excess(kLeast + 28 * kMiB, 0), 0u);
   policy.taken_again(40 * kMiB, 100 * kMiB);
-  EXPECT_EQ(policy.excess(kHeld + 28 * kMiB, 0), 0u);
+  EXPECT_EQ(policy.excess(kLeast + 28 * kMiB, 0), 0u);
   policy.taken_again(100 * kGiB, 100 * kMiB);  // bounded by what is used: half of it and a purge
-  EXPECT_EQ(policy.excess(kHeld + (50 + 16) * kMiB, 0), 0u);
-  EXPECT_GT(policy.excess(kHeld + (50 + 16) * kMiB + 1, 0), 0u);
+  EXPECT_EQ(policy.excess(kLeast + (50 + 16) * kMiB, 0), 0u);
+  EXPECT_GT(policy.excess(kLeast + (50 + 16) * kMiB + 1, 0), 0u);
   // And less as time passes: ten seconds leave about a quarter of it.
   for (int second = 0; second < 10; ++second) policy.decay(0);
-  EXPECT_GT(policy.excess(kHeld + 20 * kMiB, 0), 0u);
-  EXPECT_EQ(policy.excess(kHeld + 14 * kMiB, 0), 0u);
+  EXPECT_GT(policy.excess(kLeast + 20 * kMiB, 0), 0u);
+  EXPECT_EQ(policy.excess(kLeast + 14 * kMiB, 0), 0u);
 }
 
 TEST(PurgePolicy, TheBoundOfChurnIsAShareOfWhatIsUsed) {
   PurgePolicy policy;
   policy.taken_again(100 * kGiB, 400 * kMiB);
-  EXPECT_EQ(policy.surplus(kHeld + (200 + 16) * kMiB, 0), 0u);
-  EXPECT_GT(policy.surplus(kHeld + (200 + 16) * kMiB + 1, 0), 0u);
+  EXPECT_EQ(policy.surplus(kLeast + (200 + 16) * kMiB, 0), 0u);
+  EXPECT_GT(policy.surplus(kLeast + (200 + 16) * kMiB + 1, 0), 0u);
 }
 
 TEST(PurgePolicy, HoldsBackAnEighthOfALimitAtMost) {
@@ -56,7 +56,7 @@ TEST(PurgePolicy, HoldsBackAnEighthOfALimitAtMost) {
   EXPECT_EQ(policy.surplus(32 * kMiB, 150 * kMiB), 0u);
   EXPECT_GT(policy.surplus(32 * kMiB + 1, 150 * kMiB), 0u);
   PurgePolicy::limit_memory(64 * kGiB);  // as if there were none
-  EXPECT_EQ(policy.hold_back(400 * kMiB), kHeld + (200 + 16) * kMiB);
+  EXPECT_EQ(policy.hold_back(400 * kMiB), kLeast + (200 + 16) * kMiB);
   PurgePolicy::limit_memory(SIZE_MAX);
 }
 
@@ -72,8 +72,8 @@ size_t retained_after(int seconds, size_t retained) {
 
 TEST(PurgePolicy, DecayGivesBackMostOfTheHoldBackInSomeSecondsAndHalfOfTheRestInTen) {
   EXPECT_EQ(PurgePolicy().decay(0), 0u);
-  EXPECT_LT(retained_after(12, kHeld), 44 * kMiB);
-  EXPECT_GT(retained_after(12, kHeld), 32 * kMiB);
+  EXPECT_LT(retained_after(12, kLeast), 44 * kMiB);
+  EXPECT_GT(retained_after(12, kLeast), 32 * kMiB);
   EXPECT_LT(retained_after(11, 32 * kMiB), 17 * kMiB);
   EXPECT_GT(retained_after(11, 32 * kMiB), 14 * kMiB);
   EXPECT_LE(PurgePolicy().decay(100 * kGiB), 16 * kMiB);  // bounded as well
