@@ -93,7 +93,7 @@ class MachineEndpoint {
  public:
   explicit MachineEndpoint(const Options& options) : directory_(options.pages) {
     directory_.group_younger_than(options.young_seconds);
-    directory_.complain_to([](const std::string& line) { logger().warn("{}", line); });
+    directory_.complain_to([](const std::string& line) { log(Level::kWarning, {line}); });
   }
 
   Response answer_metrics(const Request& request) {
@@ -130,7 +130,7 @@ int run(const Options& options) {
   Access access;
   if (!options.auth.empty()) {
     if (std::string wrong = access.read_secret(options.auth.c_str()); !wrong.empty()) {
-      logger().error("--auth {}: {}", options.auth, wrong);
+      log(Level::kError, {"--auth ", options.auth, ": ", wrong});
       return 1;
     }
   }
@@ -143,11 +143,11 @@ int run(const Options& options) {
   callbacks.may_run = [] { return asked_to_stop == 0; };
   HttpServer server(std::move(callbacks));
   if (int error = server.listen(options.listen.address, options.listen.port); error != 0) {
-    logger().error("cannot listen on {}: {}", options.listen_text, strerror(error));
+    log(Level::kError, {"cannot listen on ", options.listen_text, ": ", strerror(error)});
     return 1;
   }
   routes.warn_if_open(options.listen_text, "--auth FILE");
-  logger().info("the processes of {} are served at http://{}/metrics", options.pages, options.listen_text);
+  log(Level::kInfo, {"the processes of ", options.pages, " are served at http://", options.listen_text, "/metrics"});
   return server.run() ? 0 : 1;
 }
 
@@ -166,7 +166,7 @@ int main(int count, char** arguments) {
     fputs("hakmem: out of memory\n", stderr);
     return 1;
   } catch (const std::exception& error) {
-    logger().error("{}", error.what());
+    log(Level::kError, {error.what()});
     return 1;
   }
 }

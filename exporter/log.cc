@@ -1,5 +1,6 @@
 #include "exporter/log.h"
 
+#include <spdlog/logger.h>
 #include <spdlog/sinks/base_sink.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -46,8 +47,6 @@ class StderrSink : public spdlog::sinks::base_sink<std::mutex> {
   int lines_ = 0;
 };
 
-}  // namespace
-
 spdlog::logger& logger() {
   static auto* instance = [] {
     auto* made = new spdlog::logger("hakmem", std::make_shared<StderrSink>());
@@ -55,6 +54,22 @@ spdlog::logger& logger() {
     return made;
   }();
   return *instance;
+}
+
+spdlog::level::level_enum spdlog_level(Level level) {
+  switch (level) {
+    case Level::kInfo: return spdlog::level::info;
+    case Level::kWarning: return spdlog::level::warn;
+    case Level::kError: break;
+  }
+  return spdlog::level::err;
+}
+
+}  // namespace
+
+// Joined by the logger, which lets no failure of doing so out.
+void log(Level level, std::initializer_list<std::string_view> parts) {
+  logger().log(spdlog_level(level), "{}", fmt::join(parts, ""));
 }
 
 }  // namespace hakmem::exporter

@@ -1,14 +1,18 @@
 // What the exporter has to say, on stderr, by spdlog.
 #pragma once
 
-#include <spdlog/logger.h>
+#include <initializer_list>
+#include <string_view>
 
 namespace hakmem::exporter {
 
-// The logger; made at the first call and never destroyed, as threads may log
-// while the process ends. At most ten lines in any minute, and none once the
-// host has closed the stderr it had when the logger was made: the descriptor
-// may be a file of the host's by then.
-spdlog::logger& logger();
+enum class Level { kInfo, kWarning, kError };
+
+// Says the parts, one after the other, in a line. At most ten lines in any minute,
+// and none once the host has closed the stderr it had at the first call: the
+// descriptor may be a file of the host's by then. The logger is never destroyed, as
+// threads may log while the process ends. Here is nothing of spdlog's, which takes
+// ten seconds to compile wherever it is named.
+void log(Level level, std::initializer_list<std::string_view> parts);
 
 }  // namespace hakmem::exporter

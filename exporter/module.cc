@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <string>
 #include <thread>
 
 #include "exporter/embedded_collectable.h"
@@ -23,8 +24,10 @@ namespace {
 using telemetry::ModuleHost;
 
 std::string address_text(const ModuleHost& host) {
-  uint32_t a = host.address;
-  return fmt::format("{}.{}.{}.{}:{}", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255, host.port);
+  std::string text;
+  for (int shift = 24; shift >= 0; shift -= 8)
+    text.append(std::to_string(host.address >> shift & 255)).append(shift > 0 ? "." : ":");
+  return text + std::to_string(host.port);
 }
 
 Response answer_metrics(const EmbeddedCollectable& collectable, std::string_view query) {
@@ -61,7 +64,7 @@ void serve(const ModuleHost& host) {
   Access access;
   if (*host.auth_file != '\0') {
     if (std::string wrong = access.read_secret(host.auth_file); !wrong.empty()) {
-      logger().error("no endpoint: HAKMEM_AUTH={}: {}", host.auth_file, wrong);
+      log(Level::kError, {"no endpoint: HAKMEM_AUTH=", host.auth_file, ": ", wrong});
       return;
     }
   }
@@ -77,7 +80,7 @@ void serve(const ModuleHost& host) {
   auto* server = new HttpServer(std::move(callbacks));
   if (int error = server->listen(host.address, host.port); error != 0) {
     if (error == EADDRINUSE && is_an_ancestors(host)) return;
-    logger().error("no endpoint: cannot listen on {}: {}", address_text(host), strerror(error));
+    log(Level::kError, {"no endpoint: cannot listen on ", address_text(host), ": ", strerror(error)});
     return;
   }
   bool orderly;
@@ -90,7 +93,7 @@ void serve(const ModuleHost& host) {
     throw;
   }
   if (!orderly) {
-    logger().warn("the endpoint on {} ended: the program closed its socket", address_text(host));
+    log(Level::kWarning, {"the endpoint on ", address_text(host), " ended: the program closed its socket"});
     host.set_serving(false);
   } else if (host.is_alive()) {
     server->close_all();
@@ -109,7 +112,8 @@ extern "C" __attribute__((visibility("default"))) void hakmem_exporter_serve(
     if (fits)
       hakmem::exporter::serve(*host);
     else
-      hakmem::exporter::logger().error("no endpoint: the exporter module belongs to another version of the library");
+      hakmem::exporter::log(hakmem::exporter::Level::kError,
+                            {"no endpoint: the exporter module belongs to another version of the library"});
   } catch (const std::bad_alloc&) {
     complain("out of memory");
   } catch (const std::exception& error) {

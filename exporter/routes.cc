@@ -17,7 +17,7 @@ Response guarded(std::string_view path, const std::function<Response()>& handler
   } catch (const Unavailable& reason) {
     return {.status = 503, .body = std::string(reason.what()) + "\n"};
   } catch (const std::exception& error) {
-    logger().error("a request for {} failed: {}", path, error.what());
+    log(Level::kError, {"a request for ", path, " failed: ", error.what()});
     return {.status = 500, .body = "the request failed\n"};
   }
 }
@@ -58,7 +58,7 @@ bool Routes::is_meant_for_us(const Request& request) const {
 
 void Routes::warn_if_open(std::string_view address_text, std::string_view remedy) const {
   if (is_loopback_ || !access_.is_open()) return;
-  logger().warn("anybody who reaches {} can read it: {} asks for a password", address_text, remedy);
+  log(Level::kWarning, {"anybody who reaches ", address_text, " can read it: ", remedy, " asks for a password"});
 }
 
 }  // namespace hakmem::exporter
