@@ -27,7 +27,7 @@ struct alignas(64) Superslab {
   bool is_huge;       // may stand on a huge page, so that a first touch anywhere makes all of it resident
   Superslab* next;
   Superslab* previous;
-  uint32_t guarded;   // units whose last page is without access
+  uint32_t guarded;  // units whose last page is without access
 
   static SuperslabState state_of(uint32_t free, uint32_t dirty) {
     if (free == 0) return SuperslabState::Full;

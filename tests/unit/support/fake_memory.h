@@ -9,17 +9,7 @@
 
 namespace hakmem::test {
 
-enum class Call : uint8_t {
-  kReserve,
-  kCommit,
-  kAllowReading,
-  kPurge,
-  kRelease,
-  kMap,
-  kMapAt,
-  kRemap,
-  kCount
-};
+enum class Call : uint8_t { kReserve, kCommit, kAllowReading, kPurge, kRelease, kMap, kMapAt, kRemap, kCount };
 
 // The VirtualMemory that the floors under test are instantiated with. Thread-safe.
 struct FakeMemory {
