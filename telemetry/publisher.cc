@@ -302,6 +302,7 @@ void forget_parent() {
   publisher.peak = {};
   publisher.window = {};
   forget_parent_account();
+  forget_walks();
 }
 
 namespace {

@@ -213,23 +213,24 @@ bool pages_by_pagemap(uintptr_t address, size_t count, unsigned char* pages) {
 
 }  // namespace
 
-bool resident_pages(uintptr_t address, size_t bytes, unsigned char* pages) {
-  // A filter of system calls may end the process for mincore, which systemd's @system-service lacks, for one.
-  if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) > 0) return pages_by_pagemap(address, bytes / kKernelPageBytes, pages);
+bool may_ask_mincore() { return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) <= 0; }
+
+bool resident_pages(uintptr_t address, size_t bytes, unsigned char* pages, bool by_mincore) {
+  if (!by_mincore) return pages_by_pagemap(address, bytes / kKernelPageBytes, pages);
   int result;
   do result = mincore(reinterpret_cast<void*>(address), bytes, pages);
   while (result != 0 && errno == EAGAIN);
   return result == 0;
 }
 
-uint64_t resident_bytes(uintptr_t address, size_t bytes) {
+uint64_t resident_bytes(uintptr_t address, size_t bytes, bool by_mincore) {
   unsigned char pages[1024];
   uintptr_t begin = address & ~(kKernelPageBytes - 1);
   uintptr_t end = (address + bytes + kKernelPageBytes - 1) & ~(kKernelPageBytes - 1);
   uint64_t resident = 0;
   while (begin < end) {
     size_t count = std::min<size_t>((end - begin) / kKernelPageBytes, sizeof pages);
-    if (resident_pages(begin, count * kKernelPageBytes, pages))
+    if (resident_pages(begin, count * kKernelPageBytes, pages, by_mincore))
       resident += count_resident(pages, count) * kKernelPageBytes;
     begin += count * kKernelPageBytes;
   }

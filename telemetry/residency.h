@@ -38,9 +38,13 @@ class RangeList {
 
 inline constexpr size_t kKernelPageBytes = 4096;
 
+// Whether mincore may be asked: a filter of system calls may end the process for it, which systemd's
+// @system-service lacks, for one. A system call, so once for many ranges.
+bool may_ask_mincore();
+
 // One byte a page, bit 0 set when it is resident. False when that cannot be told; where the range is
 // not mapped throughout, false or no page. For private anonymous memory.
-bool resident_pages(uintptr_t address, size_t bytes, unsigned char* pages);
+bool resident_pages(uintptr_t address, size_t bytes, unsigned char* pages, bool by_mincore);
 
 // How many of the `count` pages are resident; eight at a time, as a heap has many.
 inline uint64_t count_resident(const unsigned char* pages, size_t count) {
@@ -56,7 +60,7 @@ inline uint64_t count_resident(const unsigned char* pages, size_t count) {
 }
 
 // Resident bytes of private anonymous memory.
-uint64_t resident_bytes(uintptr_t address, size_t bytes);
+uint64_t resident_bytes(uintptr_t address, size_t bytes, bool by_mincore);
 
 // Resident bytes of the process by /proc/self/statm; 0 when it cannot be read.
 uint64_t process_resident_bytes();

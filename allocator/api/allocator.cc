@@ -111,6 +111,7 @@ bool resize_large_in_place(Slab* slab, size_t bytes) {
   if (bytes < slab->units * kUnitBytes / 2) return false;
   if (bytes > span_bytes(slab->units) && !heap.superslabs.extend_span(slab, span_units(bytes))) return false;
   size_t old_bytes = std::exchange(slab->requested_bytes, bytes);
+  slab->superslab->mark_changed();
   if constexpr (kBuild.stats) {
     const auto* address = reinterpret_cast<const void*>(slab->start);
     if (metrics::hooks.on_sample_resize != nullptr)

@@ -21,7 +21,6 @@ size_t view_class_bytes(uint32_t size_class) {
 }
 
 // None of what a view reads is in a cache, so that each first look at it would wait for memory.
-constexpr uint32_t kAhead = 4;  // superslabs
 // The record at the same place in the next superslab, which mostly is cut alike: of a span of
 // several units only the first record is looked at.
 constexpr uint32_t kSlabsAhead = kUnitsPerSuperslab;
@@ -32,24 +31,30 @@ void fetch_ahead(const void* address, size_t bytes) {
   for (size_t offset = 0; offset < bytes; offset += kLineBytes) __builtin_prefetch(lines + offset);
 }
 
+uint16_t begin_look() {
+  // Only telemetry looks, one thread at a time.
+  auto look = static_cast<uint16_t>(present_look.load(std::memory_order_relaxed) + 1);
+  present_look.store(look, std::memory_order_relaxed);
+  return look;
+}
+
 HAKMEM_READS_RACILY void visit_superslabs(void (*visit)(void*, const metrics::SuperslabView&), void* argument) {
-  uint32_t first = 0;  // a reservation is full before the next one is made, so that numbers stay
-  for (uint32_t r = 0; r < heap.arena.reservation_count(); ++r) {
-    const Reservation& reservation = heap.arena.reservation(r);
-    auto* slabs = reinterpret_cast<Slab*>(reservation.metadata);
-    uint32_t committed = reservation.committed.load(std::memory_order_acquire);
-    for (uint32_t i = 0; i < committed; ++i) {
-      if (i + 2 * kAhead < committed) __builtin_prefetch(&slabs[size_t{i + 2 * kAhead} * kUnitsPerSuperslab].superslab);
-      if (i + kAhead < committed) __builtin_prefetch(slabs[size_t{i + kAhead} * kUnitsPerSuperslab].superslab);
-      const Superslab* superslab = slabs[size_t{i} * kUnitsPerSuperslab].superslab;
-      if (superslab == nullptr || superslab->is_released) continue;  // committed a moment ago, or not mapped
-      uint32_t free_units = superslab->free;
-      uint32_t dirty_units = superslab->dirty & free_units;
-      visit(argument, {superslab->address, kSuperslabBytes, Superslab::state_of(free_units, dirty_units), free_units,
-                       dirty_units, kUnitBytes, first + i});
-    }
-    first += committed;
-  }
+  uint32_t number = 0;
+  heap.superslabs.visit_superslabs([&](const Superslab& superslab) HAKMEM_READS_RACILY {
+    metrics::SuperslabView view{};
+    view.number = number++;
+    if (superslab.is_released) return;
+    view.changed_in = superslab.changed_in.load(std::memory_order_relaxed);
+    // Pairs with mark_changed(): what is read from here on is not older.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    view.free_units_mask = superslab.free;
+    view.dirty_units_mask = superslab.dirty & view.free_units_mask;
+    view.address = superslab.address;
+    view.bytes = kSuperslabBytes;
+    view.unit_bytes = kUnitBytes;
+    view.state = Superslab::state_of(view.free_units_mask, view.dirty_units_mask);
+    visit(argument, view);
+  });
 }
 
 HAKMEM_READS_RACILY metrics::SlabView view_of(const Slab& slab, SlabState state) {
@@ -125,7 +130,9 @@ HAKMEM_READS_RACILY metrics::ThreadCacheView view_of(const ThreadCache& cache) {
   // Most bins are empty. What is known of the samples in the others stands on lines of their own,
   // which are fetched all together.
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-    view.listed[size_class] = cache.blocks_in_bin(size_class);
+    // As blocks_in_bin() does, which is not marked as racy.
+    Block* const* top = cache.bins[size_class].top;
+    view.listed[size_class] = static_cast<uint32_t>(cache.bottom(size_class) - top);
     if (view.listed[size_class] != 0) __builtin_prefetch(&cache.classes[size_class].countdown.samples);
   }
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
@@ -197,9 +204,9 @@ void let_time_pass() {
 }  // namespace
 
 constinit const metrics::HeapView metrics::heap_view{
-    view_class_bytes, visit_superslabs,    visit_slabs,        slab_at,
-    visit_huge,       visit_threads,       visit_reservations, visit_metadata,
-    lock_stats,       superslab_hold_back, huge_hold_back,     let_time_pass};
+    view_class_bytes,    begin_look,     visit_superslabs,   visit_slabs,    slab_at,
+    visit_huge,          visit_threads,  visit_reservations, visit_metadata, lock_stats,
+    superslab_hold_back, huge_hold_back, let_time_pass};
 
 static_assert(static_cast<uint8_t>(LockRank::kPageArena) == static_cast<uint8_t>(metrics::Lock::PageArena));
 static_assert(static_cast<uint8_t>(LockRank::kCount) == metrics::kCountOf<metrics::Lock>);

@@ -37,6 +37,9 @@ struct SuperslabView {
   uint32_t dirty_units_mask;  // of the free units: still holds pages
   size_t unit_bytes;
   uint32_t number = 0;  // its own among all that there ever were, from 0
+  // The look during which anything that visit_slabs shows of it, or its units, changed last: if it was
+  // none of the last two it stays what it is as long as this does.
+  uint16_t changed_in = 0;
 };
 
 struct RangeView {
@@ -59,6 +62,8 @@ struct ThreadCacheView {
 // hakmem either.
 struct HeapView {
   size_t (*class_bytes)(uint32_t size_class);  // 0 for large and huge
+  // Begins a look at the heap, and returns its number, which wraps around. Looks do not overlap.
+  uint16_t (*begin_look)();
   void (*visit_superslabs)(void (*visit)(void*, const SuperslabView&), void*);
   // All slabs of one superslab, in address order.
   void (*visit_slabs)(uintptr_t superslab, void (*visit)(void*, const SlabView&), void*);

@@ -3,12 +3,14 @@
 #include <algorithm>
 
 #include "allocator/base/bits.h"
+#include "allocator/superslab/superslab.h"
 
 namespace hakmem {
 
 constinit uintptr_t slab_map_base = 0;
 constinit size_t slab_map_units = 0;
 constinit Slab* slab_map_records = nullptr;
+constinit std::atomic<uint16_t> present_look{2};  // a record that was never marked is older
 
 namespace {
 

@@ -1,9 +1,11 @@
 // Superslab: 2 MiB, 32 units, spans of which are slabs.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
+#include "allocator/base/build_profile.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/superslab/slab.h"
 
@@ -11,8 +13,12 @@ namespace hakmem {
 
 using SuperslabState = metrics::SuperslabState;
 
+// Counts the looks of telemetry at the heap; written by who looks. It wraps around: a change exactly 65,536 looks
+// after the one before, with none between, is seen when the superslab has its turn of being read all the same.
+HAKMEM_HIDDEN extern std::atomic<uint16_t> present_look;
+
 // Invariants: dirty is a subset of free; a unit being purged is in neither.
-// All fields but the constants are written under the lock of SuperslabHeap.
+// All fields but the constants and changed_in are written under the lock of SuperslabHeap.
 struct alignas(64) Superslab {
   enum BinKind : uint8_t { kClean, kDirty, kBinKinds };
 
@@ -28,6 +34,27 @@ struct alignas(64) Superslab {
   Superslab* next;
   Superslab* previous;
   uint32_t guarded;  // units whose last page is without access
+  // The look during which what views show of its slabs changed last, see mark_changed(). Any thread writes it.
+  std::atomic<uint16_t> changed_in;
+  // The superslab that was mapped for the first time after this one; set once.
+  std::atomic<Superslab*> next_made;
+
+  // After each change of what views show of a slab, its use of units and of its remote list included: so that who
+  // looks at the heap again and again need not read the records of all slabs. Any thread.
+  //
+  // A look that begins while a thread is between its change and here may see neither; so only what was marked
+  // in none of the last two looks can be taken for unchanged. That stores of a thread have reached
+  // the others a whole look later is all that this relies on.
+  HAKMEM_INLINE void mark_changed() { mark_changed(look_now()); }
+  // The same where many changes are marked with one look.
+  HAKMEM_INLINE void mark_changed(uint16_t look) {
+    // Nobody else asks. Mostly it reads what all threads share, and writes once a look.
+    if constexpr (kBuild.stats) {
+      if (changed_in.load(std::memory_order_relaxed) != look) [[unlikely]]
+        changed_in.store(look, std::memory_order_release);  // pairs with visit_superslabs() of views
+    }
+  }
+  HAKMEM_INLINE static uint16_t look_now() { return kBuild.stats ? present_look.load(std::memory_order_relaxed) : 0; }
 
   static SuperslabState state_of(uint32_t free, uint32_t dirty) {
     if (free == 0) return SuperslabState::Full;

@@ -17,6 +17,7 @@
 #include "allocator/superslab/readers.h"
 #include "allocator/superslab/superslab.h"
 #include "allocator/superslab/superslab_bins.h"
+#include "allocator/superslab/superslab_records.h"
 
 namespace hakmem {
 
@@ -63,6 +64,7 @@ class SuperslabHeap {
     set_guard(superslab, bit_run(end - slab->units, units));
     mark_interior(slab, slab->units, units);
     slab->units = static_cast<uint16_t>(units);
+    superslab->mark_changed();
     return true;
   }
 
@@ -94,6 +96,7 @@ class SuperslabHeap {
     bins_.unlink(superslab);
     superslab->free |= run;
     superslab->dirty |= run;
+    superslab->mark_changed();
     bins_.link(superslab);
     size_t excess = policy_.excess(retained_bytes(), used_bytes_);
     lock_.unlock();
@@ -200,6 +203,13 @@ class SuperslabHeap {
   // As HugePagePolicy.
   void set_thread_count(uint32_t count) { huge_pages_.set_thread_count(count); }
 
+  // All there ever were, in the order in which they were first mapped, also those that are released now.
+  // Any thread, no lock.
+  template <class Visit>
+  void visit_superslabs(Visit visit) const {
+    records_.visit(visit);
+  }
+
   size_t retained_bytes() const { return retained_bytes_.load(std::memory_order_relaxed); }
   RankedLock& lock() { return lock_; }
   PageArena<Memory>& arena() { return arena_; }
@@ -208,8 +218,6 @@ class SuperslabHeap {
   bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS { return bins_.is_consistent() && arena_.is_consistent(); }
 
  private:
-  // Of a superslab, behind its record; pages of it are used as its slabs take blocks back.
-  static constexpr size_t kMapBytes = kUnitsPerSuperslab * kUnitMapWords * sizeof(uint64_t);
   static constexpr uint32_t kMaxRemaps = 4;
 
   Superslab* map_released() HAKMEM_REQUIRES(lock_) {
@@ -230,23 +238,20 @@ class SuperslabHeap {
       if (Superslab* superslab = map_released(); superslab != nullptr) return superslab;
     }
     // The record first, and kept where the superslab itself cannot be had.
-    if (spare_record_ == nullptr)
-      spare_record_ = static_cast<Superslab*>(arena_.allocate_metadata(sizeof(Superslab) + kMapBytes));
-    if (spare_record_ == nullptr) return nullptr;
+    if (!records_.prepare(arena_)) return nullptr;
     auto created = arena_.take_superslab();
     if (created.address == 0) return nullptr;
-    Superslab* superslab = spare_record_;
-    spare_record_ = nullptr;
+    auto [superslab, free_maps] = records_.take();
     superslab->address = created.address;
     superslab->slabs = reinterpret_cast<Slab*>(created.metadata);
     superslab->free = ~0u;
-    auto* free_maps = reinterpret_cast<uint64_t*>(superslab + 1);
     for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
       superslab->slabs[i].start = created.address + i * kUnitBytes;
       superslab->slabs[i].superslab = superslab;
       superslab->slabs[i].free_map = free_maps + i * kUnitMapWords;
     }
     bins_.link(superslab);
+    records_.show(superslab);
     if (created.reservation == 0 && created.index == 0) {
       slab_map_base = created.address;
       slab_map_records = superslab->slabs;
@@ -297,6 +302,7 @@ class SuperslabHeap {
     slab->zeroed = dirty_units == 0;
     slab->carve_time.clear();
     slab->state = state;
+    superslab->mark_changed();
     return slab;
   }
 
@@ -375,10 +381,10 @@ class SuperslabHeap {
   RankedLock lock_{LockRank::kSuperslabs};
   PurgePolicy policy_ HAKMEM_GUARDED_BY(lock_);
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
-  std::atomic<size_t> retained_bytes_{0};  // written under lock_; free units that hold pages
-  std::atomic<uint32_t> readers_{0};       // visits of views under way
-  HugePagePolicy huge_pages_;              // used under lock_, but for the count of threads
-  Superslab* spare_record_ HAKMEM_GUARDED_BY(lock_) = nullptr;
+  std::atomic<size_t> retained_bytes_{0};                   // written under lock_; free units that hold pages
+  std::atomic<uint32_t> readers_{0};                        // visits of views under way
+  HugePagePolicy huge_pages_;                               // used under lock_, but for the count of threads
+  SuperslabRecords<Memory> records_;                        // changed under lock_
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   SuperslabBins bins_ HAKMEM_GUARDED_BY(lock_);
 };

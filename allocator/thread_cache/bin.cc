@@ -85,6 +85,7 @@ HAKMEM_INLINE uint32_t put_rows(Slab* slab, Block* const* blocks, uint32_t limit
 template <auto put>
 HAKMEM_INLINE void return_by(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
   const ClassShape& shape = kClassShapes[size_class];
+  const uint16_t look = Superslab::look_now();
   for (Block* const* end = blocks + count; blocks != end;) {
     // Blocks that were freed one after the other often stand in one slab.
     Slab* slab = own_slab_of(cache, size_class, *blocks);
@@ -98,7 +99,9 @@ HAKMEM_INLINE void return_by(ThreadCache* cache, uint32_t size_class, Block* con
       continue;
     }
     blocks += returned;
-    if ((slab->countdown -= returned) == 0) settle_slab(cache, slab);
+    bool is_due = (slab->countdown -= returned) == 0;
+    slab->superslab->mark_changed(look);
+    if (is_due) settle_slab(cache, slab);
   }
 }
 

@@ -73,7 +73,9 @@ void let_go_empty(ThreadCache* cache, Slab* slab) {
 void give_to_pool(ThreadCache* cache, Slab* slab) {
   slab->set_countdown(kNoThreshold);
   count_let_go(cache->classes[slab->size_class]);
-  if (heap.pool.give(slab)) return;
+  bool is_given = heap.pool.give(slab);
+  slab->superslab->mark_changed();
+  if (is_given) return;
   // The last of its blocks came back in between.
   collect_remote(cache, slab);
   retire(cache, slab);
@@ -180,6 +182,7 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   uint64_t pushed = SlabWords<Slab>::push(*slab, offset, [&](uint64_t old) {
     block->set_next(old == 0 ? nullptr : reinterpret_cast<Block*>(slab->start + RemoteList::offset(old)));
   });
+  slab->superslab->mark_changed();  // whatever it is by now
   // From here on the slab may have been emptied, retired and used anew by
   // others. What follows is right for any slab in that state.
   uintptr_t now = SlabWords<Slab>::owner_after_push(*slab);
@@ -287,11 +290,13 @@ void place(ThreadCache* cache, Slab* slab) {
     slab->set_countdown(missing < slab->used ? missing : slab->used);
     state.sleeping.push_front(slab);
     ++state.sleeping_count;
+    slab->superslab->mark_changed();
   } else {
     slab->state = SlabState::Available;
     slab->set_countdown(slab->used);
     state.available.push_front(slab);
     ++state.available_count;
+    slab->superslab->mark_changed();
     trim_available(cache, slab->size_class);
   }
 }
@@ -301,7 +306,9 @@ bool abandon(ThreadCache* cache, Slab* slab) {
   slab->state = SlabState::Unowned;
   // From here on it may be claimed, emptied, used anew for another class and
   // abandoned there: what is claimed back is taken for whatever it is by then.
-  return SlabWords<Slab>::disown(*slab) || !try_claim(cache, slab);
+  bool is_disowned = SlabWords<Slab>::disown(*slab);
+  slab->superslab->mark_changed();
+  return is_disowned || !try_claim(cache, slab);
 }
 
 // The shortest way for a live block of a slab of another thread, or of the pool.

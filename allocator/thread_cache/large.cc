@@ -27,6 +27,7 @@ LargeAllocation allocate_units(size_t bytes, uint32_t shard) {
   if (slab == nullptr) return {nullptr, false};
   slab->requested_bytes = bytes;
   slab->owner.store(owner::kLarge, std::memory_order_release);
+  slab->superslab->mark_changed();
   return {reinterpret_cast<void*>(slab->start), slab->zeroed};
 }
 

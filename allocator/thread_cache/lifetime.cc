@@ -238,6 +238,7 @@ void adopt_orphan(ThreadCache* cache, Slab* slab) {
   slab->free_word = 0;
   slab->used = slab->carved - slab->count_free();
   slab->set_countdown(kNoThreshold);
+  slab->superslab->mark_changed();
   slab->owner.store(cache->tag(), std::memory_order_relaxed);
   let_go(cache, slab);
 }

@@ -101,6 +101,7 @@ Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
   }
   slab->used += batch.count;
   slab->set_countdown(slab->used);  // when all of them came back it is not kept
+  slab->superslab->mark_changed();
   HAKMEM_ASSERT(slab->is_consistent());
   return batch;
 }

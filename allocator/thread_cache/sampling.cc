@@ -100,6 +100,7 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
       std::atomic_ref(slab->carved).store(slab->carved + 1, std::memory_order_relaxed);  // read by frees
     }
     ++slab->used;
+    slab->superslab->mark_changed();
     if (slab->is_exhausted()) part_full.remove(slab);
   }
   if (!was_freed) {
@@ -252,6 +253,7 @@ void free_sample(Slab* slab, Block* block, uint32_t shard) {
       slab->put_free(block);
       // One empty slab stays, for the next sample.
       is_empty = --slab->used == 0 && part_full.first() != part_full.last();
+      slab->superslab->mark_changed();
       if (is_empty) part_full.remove(slab);
     }
   }

@@ -38,6 +38,7 @@ using telemetry::fake_heap;
 
 const HeapView heap_view{
     [](uint32_t size_class) { return telemetry::fake_class_bytes(size_class); },
+    [] { return ++fake_heap.look; },
     [](void (*visit)(void*, const SuperslabView&), void* context) {
       telemetry::visit_all(fake_heap.superslabs, visit, context);
     },

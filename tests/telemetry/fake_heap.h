@@ -14,6 +14,7 @@
 namespace hakmem::telemetry {
 
 struct FakeHeap {
+  uint16_t look = 0;
   std::vector<metrics::SuperslabView> superslabs;
   std::map<uintptr_t, std::vector<metrics::SlabView>> slabs;  // by superslab
   std::vector<metrics::HugeView> huge;

@@ -229,6 +229,12 @@ class ManySuperslabs {
   void drop_half() { madvise(reinterpret_cast<void*>(superslab_.address()), kSuperslabBytes / 2, MADV_DONTNEED); }
   void touch_last() { last_.touch(0, kSuperslabBytes); }
 
+  // Of all but the last.
+  void use(uint32_t objects) { fake_heap.slabs[superslab_.address()][0].used = objects; }
+  static void mark() {
+    for (metrics::SuperslabView& view : fake_heap.superslabs) view.changed_in = fake_heap.look;
+  }
+
   metrics::SuperslabView& last() { return fake_heap.superslabs.back(); }
   metrics::SlabView& slab_of_last() { return fake_heap.slabs[last_.address()][0]; }
 
@@ -283,6 +289,35 @@ TEST(Publisher, OfManySuperslabsOneWhereMoreWasCarvedIsAskedNext) {
     many.slab_of_last().carved = many.slab_of_last().used = 60;
     EXPECT_EQ(resident_heap(), before);
     EXPECT_EQ(resident_heap(), before + kSuperslabBytes);
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+double live_objects() { return publish_and_read(Depth::Heap).gauge(Metric::kLiveObjects, kClass); }
+
+TEST(Publisher, OfManySuperslabsThoseThatAreNotMarkedAreReadInTheirTurn) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    fake_heap.look = 10;
+    ManySuperslabs many;
+    constexpr double kOthers = ManySuperslabs::kCount - 1;
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(live_objects(), 64 * kOthers + 64);
+    many.use(32);
+    double next = live_objects();
+    EXPECT_LT(next, 64 * kOthers) << "some had their turn";
+    EXPECT_GT(next, 62 * kOthers) << "and no more";
+    many.mark();
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(live_objects(), 32 * kOthers + 64);
+    many.mark();
+    EXPECT_EQ(live_objects(), 32 * kOthers + 64);
+    many.use(16);
+    EXPECT_EQ(live_objects(), 16 * kOthers + 64) << "a mark may stand for a change that is seen a look later";
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(live_objects(), 16 * kOthers + 64);
+    fake_heap.superslabs.resize(1000);
+    EXPECT_EQ(live_objects(), 16 * 1000) << "others are not mapped any more";
+    forget_parent();
+    EXPECT_EQ(live_objects(), 16 * 1000) << "a forked child adds up anew";
+    for (int i = 0; i < 30; ++i) EXPECT_EQ(live_objects(), 16 * 1000);
   });
   EXPECT_EQ(child.status, 0);
 }

@@ -86,12 +86,14 @@ TEST(Residency, IsTheSameWhereTheKernelCannotScan) {
 TEST(Residency, IsTheSameWithoutMincore) {
   ChildResult result = in_child({}, [] {
     const Range every = touched(1), some = touched(7);
-    const uint64_t of_every = resident_bytes(every.begin, kMappingBytes);
-    const uint64_t of_some = resident_bytes(some.begin, kMappingBytes);
+    const uint64_t of_every = resident_bytes(every.begin, kMappingBytes, true);
+    const uint64_t of_some = resident_bytes(some.begin, kMappingBytes, true);
     EXPECT_EQ(of_every, kMappingBytes);
+    EXPECT_TRUE(may_ask_mincore());
     refuse_page_scans();
-    EXPECT_EQ(resident_bytes(every.begin, kMappingBytes), of_every);
-    EXPECT_EQ(resident_bytes(some.begin, kMappingBytes), of_some);
+    EXPECT_FALSE(may_ask_mincore());
+    EXPECT_EQ(resident_bytes(every.begin, kMappingBytes, false), of_every);
+    EXPECT_EQ(resident_bytes(some.begin, kMappingBytes, false), of_some);
   });
   EXPECT_EQ(result.status, 0) << result.error_text;
 }

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <map>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -119,6 +121,95 @@ TEST(HeapView, NeverShowsWhatCannotBe) {
     shadow.free_all();
   });
   test::expect_books_balance({});
+}
+
+// What views show of each superslab.
+struct Shown {
+  metrics::SuperslabView superslab;
+  std::vector<metrics::SlabView> slabs;
+};
+using ShownHeap = std::map<uint32_t, Shown>;
+
+ShownHeap look_at_heap() {
+  ShownHeap shown;
+  heap_view.visit_superslabs(
+      [](void* heap, const metrics::SuperslabView& view) {
+        Shown& superslab = (*static_cast<ShownHeap*>(heap))[view.number];
+        superslab.superslab = view;
+        heap_view.visit_slabs(
+            view.address,
+            [](void* slabs, const metrics::SlabView& slab) {
+              static_cast<std::vector<metrics::SlabView>*>(slabs)->push_back(slab);
+            },
+            &superslab.slabs);
+      },
+      &shown);
+  return shown;
+}
+
+bool is_same(const metrics::SlabView& a, const metrics::SlabView& b) {
+  return a.address == b.address && a.bytes == b.bytes && a.size_class == b.size_class && a.state == b.state &&
+         a.carved == b.carved && a.used == b.used && a.requested_bytes == b.requested_bytes && a.remote == b.remote;
+}
+
+bool is_same(const Shown& a, const Shown& b) {
+  return a.superslab.address == b.superslab.address && a.superslab.free_units_mask == b.superslab.free_units_mask &&
+         std::equal(a.slabs.begin(), a.slabs.end(), b.slabs.begin(), b.slabs.end(),
+                    [](const auto& x, const auto& y) { return is_same(x, y); });
+}
+
+// Scrapes do not read again what was not marked.
+TEST(HeapView, ASuperslabThatIsNotMarkedHasNotChanged) {
+  if (!kBuild.stats) GTEST_SKIP() << "nothing is marked in a build without statistics";
+  constexpr uint32_t kWorkers = 3;
+  test::start_process();
+  test::SampleInterval interval(64 * kKiB);
+  test::Mailbox mailboxes[kWorkers];
+  std::vector<std::unique_ptr<ShadowHeap>> shadows;
+  std::vector<std::unique_ptr<test::OtherThread>> threads;
+  for (uint32_t i = 0; i < kWorkers; ++i) {
+    shadows.push_back(std::make_unique<ShadowHeap>(
+        i, ShadowHeap::Limits{.log2_max_bytes = 20, .max_blocks = 2000, .max_bytes = 48 * kMiB}));
+    threads.push_back(std::make_unique<test::OtherThread>());
+  }
+  auto step = [&](uint32_t worker, uint32_t steps) {
+    ShadowHeap& shadow = *shadows[worker];
+    for (uint32_t i = 0; i < steps; ++i) {
+      shadow.step();
+      if (i % 4 == 0 && !shadow.empty()) mailboxes[shadow.random().below(kWorkers)].put(shadow.give());
+      if (i % 8 == 0) mailboxes[worker].empty_into(shadow);
+    }
+  };
+  uint64_t unmarked = 0, changed = 0;
+  for (uint32_t round = 0; round < rounds(200); ++round) {
+    uint16_t look = 0;
+    for (int i = 0; i < 3; ++i) look = heap_view.begin_look();
+    ShownHeap before = look_at_heap();
+    // Much of the time one thread does little, so that most of the heap stays as it is.
+    uint32_t steps = round % 8 == 0 ? 500 : 1 + round % 3;
+    for (uint32_t worker = 0; worker < kWorkers; ++worker)
+      if (round % 8 == 0 || round % kWorkers == worker) threads[worker]->run([&, worker] { step(worker, steps); });
+    if (round % 64 == 0) purge_all();
+    if (round % 100 == 99) threads[round / 100 % kWorkers] = std::make_unique<test::OtherThread>();
+    ShownHeap after = look_at_heap();
+    for (const auto& [number, now] : after) {
+      auto then = before.find(number);
+      bool is_known = then != before.end();
+      bool is_changed = !is_known || !is_same(then->second, now);
+      changed += is_changed;
+      if (!is_known || then->second.superslab.changed_in != now.superslab.changed_in) continue;
+      ++unmarked;
+      ASSERT_GE(static_cast<uint16_t>(look - now.superslab.changed_in), 2) << "the threads stood still";
+      ASSERT_FALSE(is_changed) << "superslab " << number << " in round " << round;
+    }
+  }
+  EXPECT_GT(unmarked, rounds(200)) << "most stay unmarked";
+  EXPECT_GT(changed, rounds(200));
+  for (uint32_t worker = 0; worker < kWorkers; ++worker) {
+    mailboxes[worker].empty_into(*shadows[worker]);
+    shadows[worker]->free_all();
+  }
+  threads.clear();
 }
 
 // A scrape must not hold a program up, nor wait for it. A view that takes a lock hangs here.
