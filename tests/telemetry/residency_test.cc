@@ -23,7 +23,7 @@ namespace {
 
 constexpr size_t kMiB = 1 << 20;
 constexpr size_t kMappingBytes = 16 * kMiB;
-constexpr double kTolerance = kMiB;  // for what the test itself touches in between
+constexpr double kTouchedMeanwhile = kMiB;  // for what the test itself touches in between
 
 // A mapping of which every `step`th page is resident.
 Range touched(size_t step) {
@@ -70,14 +70,14 @@ TEST(Residency, IsTheSameWhereTheKernelCannotScan) {
     EXPECT_EQ(scanned.telemetry, kMappingBytes / 4);
     MappingAccount with_ours;
     ASSERT_TRUE(account_for_mappings(RangeList(), telemetry, &with_ours));
-    EXPECT_NEAR(static_cast<double>(with_ours.outside - scanned.outside), kMappingBytes, kTolerance);
+    EXPECT_NEAR(static_cast<double>(with_ours.outside - scanned.outside), kMappingBytes, kTouchedMeanwhile);
     EXPECT_NEAR(static_cast<double>(with_ours.outside + with_ours.telemetry),
-                static_cast<double>(process_resident_bytes()), kTolerance);
+                static_cast<double>(process_resident_bytes()), kTouchedMeanwhile);
     refuse_page_scans();
     MappingAccount listed;
     ASSERT_TRUE(account_for_mappings(ours, telemetry, &listed));
     EXPECT_EQ(listed.telemetry, scanned.telemetry);
-    EXPECT_NEAR(static_cast<double>(listed.outside), static_cast<double>(scanned.outside), kTolerance);
+    EXPECT_NEAR(static_cast<double>(listed.outside), static_cast<double>(scanned.outside), kTouchedMeanwhile);
   });
   EXPECT_EQ(result.status, 0) << result.error_text;
 }
@@ -119,7 +119,7 @@ TEST(Residency, CountsTheModuleAndNothingThatTheProgramMapsMeanwhile) {
     MappingAccount after;
     ASSERT_TRUE(account_for_mappings(RangeList(), RangeList(), &after));
     EXPECT_EQ(after.telemetry, before.telemetry);
-    EXPECT_NEAR(static_cast<double>(after.outside - before.outside), kMappingBytes, kTolerance);
+    EXPECT_NEAR(static_cast<double>(after.outside - before.outside), kMappingBytes, kTouchedMeanwhile);
   });
   EXPECT_EQ(result.status, 0) << result.error_text;
 }
