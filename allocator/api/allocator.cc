@@ -9,6 +9,7 @@
 #include "allocator/base/probe.h"
 #include "allocator/metrics/heap_view.h"
 #include "allocator/shared_pool/heap.h"
+#include "allocator/superslab/superslab_maps.h"
 #include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
@@ -136,7 +137,7 @@ Message misuse_in(Slab* slab, uintptr_t owner_word, const void* address) {
   if (owner_word == owner::kLarge) return start == slab->start ? Message::kCount : Message::kInvalidPointer;
   if (!slab->is_block_start(start)) return Message::kInvalidPointer;
   if constexpr (has(Mitigation::kBlockStates))
-    return slab->is_live(slab->index_of(start)) ? Message::kCount : Message::kDoubleFree;
+    return SuperslabMaps::is_live(slab, slab->index_of(start)) ? Message::kCount : Message::kDoubleFree;
   auto* block = static_cast<const Block*>(address);
   return block->looks_free() ? misuse_at_key(slab, block) : Message::kCount;
 }

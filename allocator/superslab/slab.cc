@@ -111,7 +111,7 @@ bool Slab::is_consistent() const {
   if (size_class >= kSizeClassCount || countdown > countdown_start) return false;
   uint32_t real_used = used - settled_frees();
   if (carved > shape().capacity || real_used > carved) return false;
-  for (uint32_t word = 0; word < kFreeMapWords; ++word) {
+  for (uint32_t word = 0; word * 64 < shape().capacity; ++word) {
     uint64_t bits = free_map[word];
     if (bits == 0) continue;
     if (word < free_word || word * 64 + 63 - static_cast<uint32_t>(__builtin_clzll(bits)) >= carved) return false;

@@ -37,15 +37,12 @@ struct Bin;  // thread_cache/bin.h
 
 // One bit for each block of a unit of the smallest class.
 inline constexpr uint32_t kFreeMapWords = kUnitBytes / kBlockAlignment / 64;
-// With kBlockStates a byte for each follows.
-inline constexpr uint32_t kBlockStateBytes = has(Mitigation::kBlockStates) ? kUnitBytes / kBlockAlignment : 0;
-inline constexpr uint32_t kUnitMapWords = kFreeMapWords + kBlockStateBytes / sizeof(uint64_t);
 
 struct alignas(64) Slab {
   // -- the line that every free reads; written as the slab changes hands or state, or is carved ---
   std::atomic<uintptr_t> owner;  // claimed by compare-and-swap from kUnowned; else written by the owner or under a lock
   uintptr_t start;               // address of the first block
-  uint64_t* free_map;            // blocks that came back from bins: kUnitMapWords, set once, as is `superslab`
+  uint64_t* free_map;            // blocks that came back from bins: one of the unit's maps, chosen as it is cut
   Superslab* superslab;          // set once, when the superslab is committed
   Bin* bin;                      // of the owner, for the class; set by a thread that becomes the owner
   size_t requested_bytes;        // large only
@@ -165,14 +162,6 @@ struct alignas(64) Slab {
       __asm__("");  // a loop, and no call of memset: most slabs have few words
     }
     free_word = 0;
-  }
-
-  // With kBlockStates: whether the program has the block. A byte each, so that threads
-  // that have different blocks write without a lock. `index` is that of the block.
-  bool is_live(uint64_t index) const { return block_state(index).load(std::memory_order_relaxed) != 0; }
-  void set_live(uint64_t index, bool live) { block_state(index).store(live ? 1 : 0, std::memory_order_relaxed); }
-  std::atomic_ref<uint8_t> block_state(uint64_t index) const {
-    return std::atomic_ref(reinterpret_cast<uint8_t*>(free_map + kFreeMapWords)[index]);
   }
 
   // Any thread, as of some moment.

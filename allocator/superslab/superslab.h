@@ -36,8 +36,11 @@ struct alignas(64) Superslab {
   uint32_t guarded;  // units whose last page is without access
   // The look during which what views show of its slabs changed last, see mark_changed(). Any thread writes it.
   std::atomic<uint16_t> changed_in;
+  uint16_t maps_at;  // constant; of its SuperslabMaps, in lines from here
   // The superslab that was mapped for the first time after this one; set once.
   std::atomic<Superslab*> next_made;
+
+  std::byte* maps() { return reinterpret_cast<std::byte*>(this) + maps_at * alignof(Superslab); }
 
   // After each change of what views show of a slab, its use of units and of its remote list included: so that who
   // looks at the heap again and again need not read the records of all slabs. Any thread.

@@ -17,6 +17,7 @@
 #include "allocator/superslab/readers.h"
 #include "allocator/superslab/superslab.h"
 #include "allocator/superslab/superslab_bins.h"
+#include "allocator/superslab/superslab_maps.h"
 #include "allocator/superslab/superslab_records.h"
 
 namespace hakmem {
@@ -241,14 +242,14 @@ class SuperslabHeap {
     if (!records_.prepare(arena_)) return nullptr;
     auto created = arena_.take_superslab();
     if (created.address == 0) return nullptr;
-    auto [superslab, free_maps] = records_.take();
+    Superslab* superslab = records_.take();
     superslab->address = created.address;
     superslab->slabs = reinterpret_cast<Slab*>(created.metadata);
     superslab->free = ~0u;
     for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
       superslab->slabs[i].start = created.address + i * kUnitBytes;
       superslab->slabs[i].superslab = superslab;
-      superslab->slabs[i].free_map = free_maps + i * kUnitMapWords;
+      superslab->slabs[i].free_map = SuperslabMaps::free_map_of(superslab, i, 0);
     }
     bins_.link(superslab);
     records_.show(superslab);
@@ -296,6 +297,8 @@ class SuperslabHeap {
     slab->countdown = slab->countdown_start = kNoThreshold;
     slab->used = slab->carved = 0;
     slab->size_class = size_class;
+    slab->free_map =
+        SuperslabMaps::free_map_of(superslab, first, size_class < kSizeClassCount ? slab->shape().capacity : 0);
     slab->next = slab->previous = nullptr;
     slab->remote.store(0, std::memory_order_relaxed);
     slab->units = static_cast<uint16_t>(units);

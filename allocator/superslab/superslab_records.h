@@ -9,6 +9,7 @@
 #include "allocator/base/assert.h"
 #include "allocator/page_arena/page_arena.h"
 #include "allocator/superslab/superslab.h"
+#include "allocator/superslab/superslab_maps.h"
 
 namespace hakmem {
 
@@ -16,23 +17,20 @@ namespace hakmem {
 template <VirtualMemory Memory>
 class SuperslabRecords {
  public:
-  struct Record {
-    Superslab* superslab;  // all zero
-    uint64_t* free_maps;   // of its slabs, kUnitMapWords each; pages of them are used as these take blocks back
-  };
-
   // Sees to it that there is a record to take; false when there is no memory for one.
   bool prepare(PageArena<Memory>& arena) {
     return spare_count_ != 0 || add(arena, made_count_ < kBatch ? 1 : kBatch) || add(arena, 1);
   }
 
-  // After prepare().
-  Record take() {
+  // After prepare(). All zero, but for where its maps stand.
+  Superslab* take() {
     HAKMEM_ASSERT(spare_count_ != 0);
-    Record record{spare_++, spare_maps_};
-    spare_maps_ += kMapWords;
+    Superslab* superslab = spare_++;
     --spare_count_;
-    return record;
+    // The maps of the batch stand behind its records, in their order.
+    size_t offset = spare_count_ * sizeof(Superslab) + (batch_ - spare_count_ - 1) * SuperslabMaps::kBytes;
+    superslab->maps_at = static_cast<uint16_t>(1 + offset / alignof(Superslab));
+    return superslab;
   }
 
   // The superslab is mapped, and what is constant in its record is set.
@@ -52,24 +50,24 @@ class SuperslabRecords {
   }
 
  private:
-  static constexpr size_t kMapWords = size_t{kUnitsPerSuperslab} * kUnitMapWords;
   // So many stand next to each other, as who looks at all superslabs looks at their records alone. Of the
   // first few each stands before its maps, in one page with the start of them: in a small process no
   // page is used more.
   static constexpr uint32_t kBatch = has(Mitigation::kBlockStates) ? 8 : 32;
+  static_assert(SuperslabMaps::kBytes % alignof(Superslab) == 0 &&
+                kBatch * (sizeof(Superslab) + SuperslabMaps::kBytes) / alignof(Superslab) <= UINT16_MAX);
 
   bool add(PageArena<Memory>& arena, uint32_t count) {
-    void* memory = arena.allocate_metadata(count * (sizeof(Superslab) + kMapWords * sizeof(uint64_t)));
+    void* memory = arena.allocate_metadata(count * (sizeof(Superslab) + SuperslabMaps::kBytes));
     if (memory == nullptr) return false;
     spare_ = static_cast<Superslab*>(memory);
-    spare_maps_ = reinterpret_cast<uint64_t*>(spare_ + count);
-    spare_count_ = count;
+    spare_count_ = batch_ = count;
     return true;
   }
 
   Superslab* spare_ = nullptr;
-  uint64_t* spare_maps_ = nullptr;
   uint32_t spare_count_ = 0;
+  uint32_t batch_ = 0;  // how many stand side by side with them
   uint32_t made_count_ = 0;
   Superslab* last_ = nullptr;
   std::atomic<Superslab*> first_{nullptr};  // written once

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "allocator/base/message.h"
+#include "allocator/superslab/superslab_maps.h"
 #include "allocator/thread_cache/internal.h"
 
 namespace hakmem {
@@ -88,7 +89,7 @@ bool hand_out(Block* block) {
   if (!is_untouched(block, slab->shape().block_bytes)) [[unlikely]]
     return false;
   block->clear_key();
-  slab->set_live(slab->index_of(reinterpret_cast<uintptr_t>(block)), true);
+  SuperslabMaps::set_live(slab, slab->index_of(reinterpret_cast<uintptr_t>(block)), true);
   return true;
 }
 
@@ -101,9 +102,9 @@ void free_checked(void* address) {
   if (!slab->is_block_start(start)) [[unlikely]]
     return free_inside(block);
   uint64_t index = slab->index_of(start);
-  if (!slab->is_live(index)) [[unlikely]]
+  if (!SuperslabMaps::is_live(slab, index)) [[unlikely]]
     return report_misuse(Message::kDoubleFree, address);
-  slab->set_live(index, false);
+  SuperslabMaps::set_live(slab, index, false);
   if constexpr (has(Mitigation::kZeroOnFree)) clear(block, slab->shape().block_bytes);
   if constexpr (has(Mitigation::kDelayedReuse)) {
     ThreadCache* cache = thread_state.cache;
