@@ -130,9 +130,8 @@ HAKMEM_READS_RACILY metrics::ThreadCacheView view_of(const ThreadCache& cache) {
   // Most bins are empty. What is known of the samples in the others stands on lines of their own,
   // which are fetched all together.
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
-    // As blocks_in_bin() does, which is not marked as racy.
-    Block* const* top = cache.bins[size_class].top;
-    view.listed[size_class] = static_cast<uint32_t>(cache.bottom(size_class) - top);
+    // As blocks_in_bin() has it, which is not marked: its other callers look at their own.
+    view.listed[size_class] = static_cast<uint32_t>(cache.bottom(size_class) - cache.bins[size_class].top);
     if (view.listed[size_class] != 0) __builtin_prefetch(&cache.classes[size_class].countdown.samples);
   }
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {

@@ -118,7 +118,7 @@ void producers_and_consumers(size_t pairs, size_t live) {
   size_t used = highest - before;
   printf("%zu pairs: %zu KiB resident for %zu KiB live (%.1f %%)\n", pairs, used / kKiB, queue.most() / kKiB,
          100.0 * static_cast<double>(used) / static_cast<double>(queue.most()));
-  CHECK_OP(used, <=, queue.most() + queue.most() / 5 + bytes_besides(2 * pairs));
+  CHECK_RESIDENT(used, <=, queue.most() + queue.most() / 5 + bytes_besides(2 * pairs));
 }
 
 // Memory comes back as time passes, and that is noticed in calls.
@@ -170,9 +170,9 @@ void idle_thread() {
   size_t in_the_end = resident_after_decay(before + kEnough) - before;
   printf("an idle thread: %zu KiB left of %zu, %zu with as much allocated again, %zu in the end\n", left / kKiB,
          kBytes / kKiB, reused / kKiB, in_the_end / kKiB);
-  CHECK_OP(left, <=, kHeldBack);
-  CHECK_OP(reused, <=, kBytes + kBytes / 5 + 2 * kMostInBins + bytes_besides(2));
-  CHECK_OP(in_the_end, <=, kEnough);
+  CHECK_RESIDENT(left, <=, kHeldBack);
+  CHECK_RESIDENT(reused, <=, kBytes + kBytes / 5 + 2 * kMostInBins + bytes_besides(2));
+  CHECK_RESIDENT(in_the_end, <=, kEnough);
   {
     std::unique_lock lock(mutex);
     state = kEnd;

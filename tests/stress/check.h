@@ -17,6 +17,8 @@
 
 #include <initializer_list>
 
+#include "tests/unit/support/build.h"
+
 // Ends the program by SIGABRT, so that a debugger or a core shows the place. A
 // forked child that fails is seen by its parent through the wait status.
 #define CHECK(condition)                                                                         \
@@ -52,8 +54,24 @@ inline T opaque(T value) {
   return value;
 }
 
+using hakmem::test::kSanitized;
+using hakmem::test::kThreadSanitizer;
+
+// A bound of resident memory, which says nothing where a sanitizer keeps books of each byte.
+#define CHECK_RESIDENT(left, op, right)             \
+  do {                                              \
+    if (!kSanitized) CHECK_OP((left), op, (right)); \
+  } while (0)
+
+// `count`, or a part of it where each access is checked.
+constexpr size_t rounds(size_t count, size_t part = 8) { return kSanitized ? count / part : count; }
+
 inline bool any_allocator_allowed() { return getenv("ANY_ALLOCATOR") != nullptr; }
 
+#if defined(HAKMEM_LINKED_IN)
+// Whether malloc() of this program is hakmem's, see linked_in.cc.
+bool hakmem_is_loaded();
+#else
 // Whether a libhakmem is mapped. Allocates nothing; callable at any time.
 inline bool hakmem_is_loaded() {
   static const char kName[] = "libhakmem";
@@ -74,6 +92,7 @@ inline bool hakmem_is_loaded() {
   close(fd);
   return found;
 }
+#endif
 
 // True under hakmem, false under another allocator that was allowed; ends the
 // program otherwise. First line of every main().

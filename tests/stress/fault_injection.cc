@@ -45,21 +45,54 @@ bool is_refused() {
   return true;
 }
 
+// Whether a sanitizer has not begun yet: it asks for memory itself then, and nothing of ours may run.
+bool is_too_early = stress::kSanitized;
+
+void* refusing_mmap(void* address, size_t bytes, int protection, int flags, int fd, off_t offset);
+int refusing_mprotect(void* address, size_t bytes, int protection);
+void* refusing_mremap(void* address, size_t old_bytes, size_t new_bytes, int flags);
+
 }  // namespace
 
+#define HAKMEM_NOT_CHECKED __attribute__((no_sanitize("thread", "address", "undefined")))
+
 extern "C" {
-void* mmap(void* address, size_t bytes, int protection, int flags, int fd, off_t offset) noexcept {
-  if (is_refused()) return MAP_FAILED;
+// A sanitizer's own of these, which knows by them what is mapped.
+[[gnu::weak]] void* __interceptor_mmap(void*, size_t, int, int, int, off_t);  // NOLINT(bugprone-reserved-identifier)
+[[gnu::weak]] int __interceptor_mprotect(void*, size_t, int);                 // NOLINT(bugprone-reserved-identifier)
+
+HAKMEM_NOT_CHECKED void* mmap(void* address, size_t bytes, int protection, int flags, int fd, off_t offset) noexcept {
+  if (!is_too_early) return refusing_mmap(address, bytes, protection, flags, fd, offset);
   return reinterpret_cast<void*>(syscall(SYS_mmap, address, bytes, protection, flags, fd, offset));
 }
-int mprotect(void* address, size_t bytes, int protection) noexcept {
-  return is_refused() ? -1 : static_cast<int>(syscall(SYS_mprotect, address, bytes, protection));
+HAKMEM_NOT_CHECKED int mprotect(void* address, size_t bytes, int protection) noexcept {
+  if (!is_too_early) return refusing_mprotect(address, bytes, protection);
+  return static_cast<int>(syscall(SYS_mprotect, address, bytes, protection));
 }
-void* mremap(void* address, size_t old_bytes, size_t new_bytes, int flags, ...) noexcept {
-  if (is_refused()) return MAP_FAILED;
+HAKMEM_NOT_CHECKED void* mremap(void* address, size_t old_bytes, size_t new_bytes, int flags, ...) noexcept {
+  if (!is_too_early) return refusing_mremap(address, old_bytes, new_bytes, flags);
   return reinterpret_cast<void*>(syscall(SYS_mremap, address, old_bytes, new_bytes, flags));
 }
 }
+
+namespace {
+
+void* refusing_mmap(void* address, size_t bytes, int protection, int flags, int fd, off_t offset) {
+  if (is_refused()) return MAP_FAILED;
+  if (__interceptor_mmap != nullptr) return __interceptor_mmap(address, bytes, protection, flags, fd, offset);
+  return reinterpret_cast<void*>(syscall(SYS_mmap, address, bytes, protection, flags, fd, offset));
+}
+int refusing_mprotect(void* address, size_t bytes, int protection) {
+  if (is_refused()) return -1;
+  if (__interceptor_mprotect != nullptr) return __interceptor_mprotect(address, bytes, protection);
+  return static_cast<int>(syscall(SYS_mprotect, address, bytes, protection));
+}
+void* refusing_mremap(void* address, size_t old_bytes, size_t new_bytes, int flags) {
+  if (is_refused()) return MAP_FAILED;
+  return reinterpret_cast<void*>(syscall(SYS_mremap, address, old_bytes, new_bytes, flags));
+}
+
+}  // namespace
 
 namespace stress {
 namespace {
@@ -197,13 +230,14 @@ long run_with(const char* refused) {
 
 int main(int argument_count, char**) {
   using namespace stress;
+  is_too_early = false;
   if (argument_count > 1) return run_once();
   if (!require_hakmem()) return 77;
   long called = run_with(nullptr);
   CHECK_OP(called, >, 20L);
   // Each of the first, where the heap is set up; then every few.
   int runs = 0;
-  for (long n = 1; n <= called; n += n < 16 ? 1 : 1 + called / 12) {
+  for (long n = 1; n <= called; n += n < (kSanitized ? 4 : 16) ? 1 : 1 + called / 12) {
     char text[64];
     snprintf(text, sizeof text, "%ld", n);
     run_with(text);

@@ -51,7 +51,7 @@ void short_threads(size_t count) {
   free(left_behind.exchange(nullptr));
   printf("%zu threads: %zu KiB resident at most in the first %zu, %zu at the end\n", count, settled / kKiB, kSettled,
          resident_bytes() / kKiB);
-  CHECK_OP(resident_bytes(), <=, settled + 8 * kMiB);
+  CHECK_RESIDENT(resident_bytes(), <=, settled + 8 * kMiB);
 }
 
 void living_threads(size_t count) {
@@ -91,7 +91,7 @@ void living_threads(size_t count) {
     size_t used = resident_bytes() - before;
     printf("%zu threads: %zu KiB resident for %zu live\n", count, used / kKiB, live / kKiB);
     // Stacks and what threads cache: half a MiB each is ample.
-    CHECK_OP(used, <=, live + count * (kMiB / 2));
+    CHECK_RESIDENT(used, <=, live + count * (kMiB / 2));
     go_on = true;
     condition.notify_all();
   }
@@ -114,7 +114,7 @@ void memory_of_ended_threads_is_reused() {
     }).join();
     if (round == 10) settled = resident_bytes();
   }
-  CHECK_OP(resident_bytes(), <=, settled + 6 * kMiB);
+  CHECK_RESIDENT(resident_bytes(), <=, settled + 6 * kMiB);
   for (void* block : kept) free(block);
 }
 
@@ -167,7 +167,7 @@ void producer_and_consumer(size_t block_bytes, size_t total_bytes, size_t pairs)
   for (std::thread& producer : producers) producer.join();
   printf("%zu bytes, %zu pairs: %zu KiB resident\n", block_bytes, pairs, (peak - before) / kKiB);
   // Live: what is queued and what the consumer has taken but not freed.
-  CHECK_OP(peak.load(), <=, before + pairs * (2 * kInFlight * block_bytes + 4 * kMiB) + 16 * kMiB);
+  CHECK_RESIDENT(peak.load(), <=, before + pairs * (2 * kInFlight * block_bytes + 4 * kMiB) + 16 * kMiB);
 }
 
 // Destructors of thread_local objects free, some of it from other threads.
@@ -186,7 +186,7 @@ thread_local Holder holder;
 
 void thread_local_destructors() {
   size_t settled = 0;
-  for (int round = 0; round < 400; ++round) {
+  for (size_t round = 0; round < rounds(400); ++round) {
     void* block = malloc(5000);
     std::thread([block] {
       holder.foreign = block;
@@ -194,7 +194,7 @@ void thread_local_destructors() {
     }).join();
     if (round == 100) settled = resident_bytes();
   }
-  CHECK_OP(resident_bytes(), <=, settled + 6 * kMiB);
+  CHECK_RESIDENT(resident_bytes(), <=, settled + 6 * kMiB);
 }
 
 // Values of keys are destroyed late in a thread's end, again and again as long
@@ -232,7 +232,8 @@ void destroy_value(void* argument) {
 
 void keys_with_destructors() {
   // In the last round nothing can be put off any more, neither by us nor by the allocator.
-  constexpr int kThreads = 600, kRounds = PTHREAD_DESTRUCTOR_ITERATIONS;
+  // The thread sanitizer ends its part of a thread in the last round.
+  constexpr int kThreads = kSanitized ? 60 : 600, kRounds = PTHREAD_DESTRUCTOR_ITERATIONS - (kThreadSanitizer ? 1 : 0);
   for (pthread_key_t& key : keys) CHECK(pthread_key_create(&key, destroy_value) == 0);
   size_t settled = 0;
   for (int i = 0; i < kThreads; ++i) {
@@ -242,7 +243,7 @@ void keys_with_destructors() {
     if (i == kThreads / 4) settled = resident_bytes();
   }
   CHECK_OP(destructor_calls.load(), ==, size_t{kThreads} * kKeys * kRounds);
-  CHECK_OP(resident_bytes(), <=, settled + 6 * kMiB);
+  CHECK_RESIDENT(resident_bytes(), <=, settled + 6 * kMiB);
   for (pthread_key_t key : keys) CHECK(pthread_key_delete(key) == 0);
 }
 
@@ -255,7 +256,7 @@ void first_allocation_at_thread_end() {
           check_content(block, 777, 1);
           free(block);
         }) == 0);
-  for (int i = 0; i < 500; ++i) {
+  for (size_t i = 0; i < rounds(500); ++i) {
     pthread_t thread;
     auto body = [](void*) -> void* {
       pthread_setspecific(key, &key);
@@ -275,7 +276,7 @@ void allocate_until(const std::atomic<bool>& stop) {
 
 // The process ends while detached threads are in the middle of allocating.
 void exit_under_detached_threads() {
-  for (int round = 0; round < 15; ++round) {
+  for (int round = 0; round < (kSanitized ? 5 : 15); ++round) {
     ChildResult result = run_in_child([round] {
       static std::atomic<bool> never{false};
       for (int i = 0; i < 4; ++i) std::thread([] { allocate_until(never); }).detach();
@@ -289,7 +290,7 @@ void exit_under_detached_threads() {
 
 // main is gone, a detached thread goes on and ends the process.
 void detached_thread_outlives_main() {
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < (kSanitized ? 3 : 10); ++round) {
     ChildResult result = run_in_child([] {
       std::thread([] {
         std::atomic<bool> stop{false};
@@ -318,18 +319,18 @@ int main(int argc, char** argv) {
     void (*run)(size_t count);
     size_t count;  // of threads, unless the command line says another
   } groups[] = {
-      {"storm", short_threads, 10000},
+      {"storm", short_threads, rounds(10000, 20)},
       {"living",
        [](size_t count) {
          living_threads(count);
          memory_of_ended_threads_is_reused();
        },
-       200},
+       rounds(200, 4)},
       {"handover",
        [](size_t) {
-         run_part([] { producer_and_consumer(64, 16 * kMiB, 1); });
-         run_part([] { producer_and_consumer(2000, 256 * kMiB, 2); });
-         run_part([] { producer_and_consumer(100 * kKiB, kMiB * 1024, 1); });
+         run_part([] { producer_and_consumer(64, rounds(16 * kMiB), 1); });
+         run_part([] { producer_and_consumer(2000, rounds(256 * kMiB), 2); });
+         run_part([] { producer_and_consumer(100 * kKiB, rounds(kMiB * 1024), 1); });
        },
        0},
       {"end",

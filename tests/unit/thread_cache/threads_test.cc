@@ -223,7 +223,7 @@ TEST(Threads, WhatAThreadKeptAloneIsLeftToOthers) {
 }
 
 // Caches that threads have.
-uint32_t caches() {
+uint32_t caches_of_threads() {
   uint32_t count = 0;
   metrics::heap_view.visit_threads(
       [](void* argument, const metrics::ThreadCacheView& cache) {
@@ -235,16 +235,16 @@ uint32_t caches() {
 
 TEST(Threads, CachesOfEndedThreadsAreUsedAgain) {
   free(allocate(16));  // this thread has one
-  uint32_t before = caches();
+  uint32_t before = caches_of_threads();
   ThreadCache* used = nullptr;
   for (int i = 0; i < 50; ++i)
     run_in_thread([&] {
       free(allocate(16));
       EXPECT_TRUE(used == nullptr || used == thread_state.cache);
       used = thread_state.cache;
-      EXPECT_EQ(caches(), before + 1);
+      EXPECT_EQ(caches_of_threads(), before + 1);
     });
-  EXPECT_EQ(caches(), before);
+  EXPECT_EQ(caches_of_threads(), before);
 }
 
 TEST(Threads, AllocatingBlocksThatOthersOwnToTheEnd) {
@@ -319,11 +319,11 @@ TEST(Threads, TheFirstCallMayBeALateOne) {
   free(allocate(1));  // the allocator's own key comes first
   pthread_key_t key;
   ASSERT_EQ(pthread_key_create(&key, [](void* argument) { free(argument); }), 0);
-  uint32_t before = caches();
+  uint32_t before = caches_of_threads();
   for (int i = 0; i < 3; ++i) {
     void* block = allocate(1000);
     run_in_thread([&] { pthread_setspecific(key, block); });
-    EXPECT_EQ(caches(), before) << "a thread that has ended keeps its cache";
+    EXPECT_EQ(caches_of_threads(), before) << "a thread that has ended keeps its cache";
   }
   pthread_key_delete(key);
   test::expect_books_balance({});
