@@ -228,7 +228,7 @@ void take_off_sum(Walk* walk, uint32_t number, KnownSuperslab* superslab) {
 
 // What was visited has been added to the totals; from the next walk on it is a part of the sum.
 void add_to_sum(Walk* walk, const metrics::SuperslabView& view, KnownSuperslab* superslab) {
-  if (superslab == &known.unkept) return;
+  if (superslab == &known.unkept || walk->turns == 1) return;  // where each is asked in every walk, none rests
   RestingSlabs* resting = resting_of(view.number);
   if (resting == nullptr) return;
   std::copy_n(found.slabs, walk->slab_count, resting->slabs);

@@ -28,7 +28,8 @@ constinit Callback on_thread_exit = nullptr;
 
 // A thread whose first call comes from a destructor itself, after the place of this key, is
 // called one round later than the value says: a round is left for it, or its cache would stay
-// taken. The thread sanitizer ends its part of a thread in the last round.
+// taken, as it does where that call comes from a later round. The thread sanitizer ends its part of a thread in the
+// last round.
 #if defined(__SANITIZE_THREAD__)
 constexpr uintptr_t kLastRound = PTHREAD_DESTRUCTOR_ITERATIONS - 2;
 #else

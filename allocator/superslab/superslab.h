@@ -46,8 +46,9 @@ struct alignas(64) Superslab {
   // looks at the heap again and again need not read the records of all slabs. Any thread.
   //
   // A look that begins while a thread is between its change and here may see neither; so only what was marked
-  // in none of the last two looks can be taken for unchanged. That stores of a thread have reached
-  // the others a whole look later is all that this relies on.
+  // in none of the last two looks can be taken for unchanged. This relies on that a thread is not held up for
+  // two looks between a change and here, nor here; who marks much with one look sees to it afterwards. A mark
+  // that is missed all the same shows a figure late, when the superslab has its turn of being read.
   HAKMEM_INLINE void mark_changed() { mark_changed(look_now()); }
   // The same where many changes are marked with one look.
   HAKMEM_INLINE void mark_changed(uint16_t look) {

@@ -15,7 +15,7 @@ namespace hakmem {
 class SuperslabMaps {
  public:
   // Each unit has two maps, and slabs of at most so many blocks use the one that takes a cache line: the maps of
-  // all of a superslab then stand on one page, and not each eight on a page.
+  // all of a superslab then stand on a page or two, and not each eight on a page.
   static constexpr uint32_t kFewBlocks = 512;
 
   // The map of a slab of so many blocks that begins at the unit. All of it is clear, as is that of every unit which is

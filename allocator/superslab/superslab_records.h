@@ -52,8 +52,8 @@ class SuperslabRecords {
  private:
   // So many stand next to each other, as who looks at all superslabs looks at their records alone. Of the
   // first few each stands before its maps, in one page with the start of them: in a small process no
-  // page is used more.
-  static constexpr uint32_t kBatch = has(Mitigation::kBlockStates) ? 8 : 32;
+  // page is used more. A chunk of metadata holds one or four batches, and little else.
+  static constexpr uint32_t kBatch = has(Mitigation::kBlockStates) ? 14 : 28;
   static_assert(SuperslabMaps::kBytes % alignof(Superslab) == 0 &&
                 kBatch * (sizeof(Superslab) + SuperslabMaps::kBytes) / alignof(Superslab) <= UINT16_MAX);
 

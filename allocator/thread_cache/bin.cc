@@ -82,11 +82,19 @@ HAKMEM_INLINE uint32_t put_rows(Slab* slab, Block* const* blocks, uint32_t limit
   return slab->put_free_rows(blocks, limit);
 }
 
+// Telemetry has looked again since a batch was begun, twice perhaps: then it may have taken superslabs for
+// unchanged that were marked with the look before, and changed later.
+[[gnu::noinline]] void mark_again(Block* const* blocks, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i)
+    if (Slab* slab = slab_of(blocks[i]); slab != nullptr) slab->superslab->mark_changed();
+}
+
 template <auto put>
 HAKMEM_INLINE void return_by(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
   const ClassShape& shape = kClassShapes[size_class];
   const uint16_t look = Superslab::look_now();
-  for (Block* const* end = blocks + count; blocks != end;) {
+  Block* const* const end = blocks + count;
+  while (blocks != end) {
     // Blocks that were freed one after the other often stand in one slab.
     Slab* slab = own_slab_of(cache, size_class, *blocks);
     uint32_t returned = 0;
@@ -103,6 +111,9 @@ HAKMEM_INLINE void return_by(ThreadCache* cache, uint32_t size_class, Block* con
     slab->superslab->mark_changed(look);
     if (is_due) settle_slab(cache, slab);
   }
+  if constexpr (kBuild.stats)
+    if (Superslab::look_now() != look) [[unlikely]]
+      mark_again(end - count, count);
 }
 
 // Apart, for want of registers.

@@ -19,7 +19,8 @@ function(hakmem_sanitized_test name program)
   add_test(NAME stress.${name} COMMAND ${CMAKE_CROSSCOMPILING_EMULATOR} $<TARGET_FILE:stress_${program}> ${ARGN})
   # A child of a process with threads goes on, and looks for no leaks of the sanitizer's malloc.
   set_tests_properties(stress.${name} PROPERTIES LABELS stress TIMEOUT 300 PROCESSORS 2
-    ENVIRONMENT "TSAN_OPTIONS=die_after_fork=0;ASAN_OPTIONS=detect_leaks=0;HAKMEM_SAMPLE_BYTES=20000;${variables}")
+    ENVIRONMENT "TSAN_OPTIONS=die_after_fork=0;ASAN_OPTIONS=detect_leaks=0;HAKMEM_SAMPLE_BYTES=20000;${variables}"
+    ENVIRONMENT_MODIFICATION "HAKMEM_LISTEN=unset:;HAKMEM_PROGRAM=unset:;HAKMEM_PAGES=unset:;ANY_ALLOCATOR=unset:")
 endfunction()
 
 foreach(name api_errors new_delete signals fork_storm fault_injection purge_storm)

@@ -193,7 +193,8 @@ class Arguments(unittest.TestCase):
             self.assertAlmostEqual(sum(count for size, count, _ in refilled if size == 1024), 180000, delta=128)
             self.assertLessEqual({source for _, _, source in refilled}, set(range(5)))
             program.do("alloc 4 2 100000000")
-            self.assertEqual([bytes_ // 100_000_000 for _, bytes_ in maps.take()], [1, 1])
+            # A chunk of metadata may have been due, too.
+            self.assertEqual([bytes_ // 100_000_000 for _, bytes_ in maps.take() if bytes_ > 4 * MIB], [1, 1])
             for slot in (4, 3, 2, 1):
                 program.do(f"free {slot} 1")
             purged = sum(bytes_ for bytes_, in purges.take())
