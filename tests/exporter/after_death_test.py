@@ -6,22 +6,26 @@ import tempfile
 from harness import *
 
 LIMIT = 400 << 20
-# Holds a first part for a while, gives it up, and then takes memory until it is ended.
+# Holds a first part for a while, gives it up, waits for a line, and then takes memory until it is ended.
 VICTIM = """if True:
-    import sys, time
+    import select, sys, time
     def take(megabytes, blocks):
         for _ in range(megabytes):
             blocks.append([bytes(1000) for _ in range(1000)])
             time.sleep(0.005)
     blocks = []
     take(120, blocks)
-    for _ in range(15):  # the account is made in calls
+    def live_on():  # the account is made in calls
         take(1, blocks)
+        blocks.pop()
+    for _ in range(15):
+        live_on()
         time.sleep(0.1)
     del blocks[:]
     take(50, blocks)
     print("low", flush=True)
-    time.sleep(4)
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        live_on()
     take(100000, blocks)
 """
 
@@ -39,9 +43,9 @@ class AfterDeath(unittest.TestCase):
         return result.stdout
 
     def start(self, enter):
-        process = subprocess.Popen(["/usr/bin/python3", "-c", VICTIM], preexec_fn=enter, stdout=subprocess.PIPE, text=True,
-                                   env=environment(HAKMEM_PAGES=self.pages, PYTHONMALLOC="malloc"))
-        self.addCleanup(lambda: (process.kill(), process.wait(), process.stdout.close()))
+        process = subprocess.Popen(["/usr/bin/python3", "-c", VICTIM], preexec_fn=enter, text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(HAKMEM_PAGES=self.pages, PYTHONMALLOC="malloc"))
+        self.addCleanup(lambda: (process.kill(), process.wait(), process.stdin.close(), process.stdout.close()))
         self.assertEqual(process.stdout.readline(), "low\n")
         return process
 
@@ -65,6 +69,9 @@ class AfterDeath(unittest.TestCase):
         group = limited_cgroup(self, LIMIT)
         process = self.start(lambda: (group / "cgroup.procs").write_text("0", encoding="ascii"))
         self.addCleanup(process.kill)
+        time.sleep(3)  # of a life that is recorded
+        process.stdin.write("now\n")
+        process.stdin.flush()
         self.assertEqual(process.wait(60), -signal.SIGKILL, "by the kernel")
         # Resident counts shared pages of files too, which may be charged to whoever read them first.
         self.check_report(process, (250, LIMIT / (1 << 20) + 32))
