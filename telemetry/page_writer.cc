@@ -27,7 +27,8 @@ namespace {
 using metrics::kShardSlots;
 using Sink = metrics::SinkWords<metrics::CounterSink>;
 
-constexpr uint64_t kBusyRefillBytes = 1 << 20;
+constexpr uint64_t kBusyBytes = 1 << 20;
+constexpr uint64_t kLeastLargeBytes = 256 << 10;
 constexpr uint64_t kLargeDirectory = uint64_t{1} << 30;
 // One of so many new pages looks after those of ended processes.
 constexpr uint64_t kSweepInterval = 16;
@@ -123,7 +124,7 @@ void* make_file(const Identity& identity) {
   int directory = open_directory();
   if (directory < 0) return nullptr;
   if (identity.nonce % kSweepInterval == 0) sweep_as_needed(directory, identity.pid_namespace);
-  bool has_room = directory_has_room(directory, identity.pid_namespace, page_bytes(1));
+  bool has_room = directory_has_room(directory, identity.pid_namespace, page_bytes(kFirstShards));
   int reason_of_refusal = errno;
   close(directory);
   errno = reason_of_refusal;
@@ -137,7 +138,7 @@ void* make_file(const Identity& identity) {
     fd = open(writer.path, kFlags, 0600);
   }
   if (fd < 0) return nullptr;
-  void* address = map_file(fd, page_bytes(1));
+  void* address = map_file(fd, page_bytes(kFirstShards));
   int error = errno;
   if (address == nullptr) unlink(writer.path);
   close(fd);
@@ -152,7 +153,7 @@ void fill_header(PageHeader* header, const Identity& identity) {
   header->identity = identity;
   strncpy(header->version, HAKMEM_VERSION, sizeof header->version - 1);
   strncpy(header->build, kBuild.name, sizeof header->build - 1);
-  header->shard_count.store(1, std::memory_order_relaxed);
+  header->shard_count.store(kFirstShards, std::memory_order_relaxed);
   for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
     header->class_bytes[size_class] = static_cast<uint32_t>(metrics::heap_view.class_bytes(size_class));
   Slot* figures = publish_slots(header);
@@ -177,17 +178,19 @@ size_t current_page_bytes() { return writer.mapping_count == 0 ? 0 : writer.mapp
 bool counters_look_busy() {
   using metrics::Metric;
   const Slot* slots = metrics::counter_sink.shards.load(std::memory_order_acquire);
-  if (slots[metrics::kFirstSlot<Metric::kSamples>].load(std::memory_order_relaxed) != 0) return true;
+  auto counted = [&](uint32_t slot) { return slots[slot].load(std::memory_order_relaxed); };
   constexpr uint32_t kSources = metrics::kCountOf<metrics::RefillSource>;
-  uint64_t bytes = 0;
+  constexpr uint32_t kAllocations = metrics::kFirstSlot<Metric::kAllocations>;
+  uint64_t bytes =
+      (counted(kAllocations + metrics::kLargeClass) + counted(kAllocations + metrics::kHugeClass)) * kLeastLargeBytes;
   for (uint32_t size_class = 0; size_class < metrics::kSlabClassCount; ++size_class) {
-    uint64_t objects = 0;
+    uint64_t refilled = 0;
     for (uint32_t source = 0; source < kSources; ++source)
-      objects += slots[metrics::kFirstSlot<Metric::kRefillObjects> + size_class * kSources + source].load(
-          std::memory_order_relaxed);
+      refilled += counted(metrics::kFirstSlot<Metric::kRefillObjects> + size_class * kSources + source);
+    uint64_t objects = std::max(refilled, counted(kAllocations + size_class));
     if (objects != 0) bytes += objects * metrics::heap_view.class_bytes(size_class);
   }
-  return bytes >= kBusyRefillBytes;
+  return bytes >= kBusyBytes;
 }
 
 void create_page(bool report, bool private_instead) {
@@ -211,7 +214,7 @@ void create_page(bool report, bool private_instead) {
     writer.path[0] = '\0';
     home = PageHome::Refused;
     if (private_instead) {
-      address = mmap(nullptr, page_bytes(1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      address = mmap(nullptr, page_bytes(kFirstShards), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (address == MAP_FAILED) {
         address = nullptr;
       } else {
@@ -222,8 +225,8 @@ void create_page(bool report, bool private_instead) {
   if (address != nullptr) {
     auto* header = static_cast<PageHeader*>(address);
     fill_header(header, identity);
-    use(address, page_bytes(1));
-    Sink::move(metrics::counter_sink, shard_slots(address));
+    use(address, page_bytes(kFirstShards));
+    Sink::grow(metrics::counter_sink, shard_slots(address), kFirstShards);
     drain_initial_shard();
     // Only now, with the counters of before in it, may the page be read.
     Publication<>::finish(header->magic, kPageMagic);
@@ -236,7 +239,7 @@ void grow_page(uint32_t threads) {
   if (header == nullptr || page_home() != PageHome::File) return;
   uint32_t shards = header->shard_count.load(std::memory_order_relaxed);
   uint32_t wanted = shards;
-  while (wanted < kMaxShards && wanted * 2 < threads) wanted *= 2;
+  while (wanted < kMaxShards && wanted <= threads) wanted *= 2;
   if (wanted == shards || writer.mapping_count == kMaxMappings) return;
   size_t bytes = page_bytes(wanted);
   int directory = open_directory();

@@ -20,7 +20,7 @@ enum class PageHome : uint8_t {
 // Everything here except for `counters_look_busy` is called by one thread at a
 // time (the caller holds the transition flag of transitions.cc).
 
-// Whether enough has happened for a page: 1 MiB of refills, or a sample.
+// Whether enough has happened for a page: 1 MiB of refills or allocations, by what is counted.
 bool counters_look_busy();
 
 // Makes the page and moves the counters into it. `report` says that the user
@@ -28,7 +28,7 @@ bool counters_look_busy();
 // `private_instead` a failure gives a page in private memory.
 void create_page(bool report, bool private_instead);
 
-// Lets the page grow to about a shard for every two threads.
+// Lets the page grow to a shard for each thread and one for all, if there are not too many.
 void grow_page(uint32_t threads);
 
 // Moves on what was counted in the initial shard by threads that raced with the move.

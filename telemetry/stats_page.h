@@ -23,11 +23,12 @@
 
 namespace hakmem::telemetry {
 
+using metrics::kMaxShards;
 using Slot = std::atomic<uint64_t>;
 
 inline constexpr uint64_t kPageMagic = 0x3165676170616b68;  // "hkapage1" in memory
 inline constexpr uint32_t kLayoutVersion = 3;
-inline constexpr uint32_t kMaxShards = 16;
+inline constexpr uint32_t kFirstShards = 2;  // of a new page: for the thread that makes it, and for all others
 
 constexpr uint64_t hash_text(uint64_t hash, const char* text) {
   for (; *text != '\0'; ++text) hash = (hash ^ static_cast<uint8_t>(*text)) * 0x100000001b3;  // FNV-1a
@@ -97,7 +98,7 @@ constexpr size_t page_bytes(uint32_t shards) {
   return (bytes + 4095) / 4096 * 4096;
 }
 
-static_assert(page_bytes(1) <= 36 * 1024);
+static_assert(page_bytes(kFirstShards) <= 48 * 1024);
 static_assert(page_bytes(kMaxShards) <= 512 * 1024);
 
 inline Slot* publish_slots(void* page) { return reinterpret_cast<Slot*>(static_cast<char*>(page) + kPublishOffset); }

@@ -180,6 +180,7 @@ constexpr uint32_t slot_count(Storage storage) {
 }
 
 inline constexpr uint32_t kShardSlots = slot_count(Storage::Shard);
+inline constexpr uint32_t kMaxShards = 32;  // of one process
 inline constexpr uint32_t kPublishSlots = slot_count(Storage::Publish);
 
 template <Metric metric>

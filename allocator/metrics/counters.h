@@ -1,4 +1,4 @@
-// Counting on cold paths: a relaxed add into a shard of 64-bit slots.
+// Counting on cold paths: an add into a shard of 64-bit slots, atomic where other threads add, too.
 //
 // The shards start as one block of private memory; telemetry moves them into
 // the stats page later (CounterSink). In the release build every call here is
@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 
 #include "allocator/base/assert.h"
 #include "allocator/base/build_profile.h"
@@ -17,6 +18,19 @@
 namespace hakmem::metrics {
 
 using Slot = std::atomic<uint64_t>;
+
+// Which shard a thread counts into follows from its number, from 1 on. Those with the lowest
+// numbers have one of their own, once there are so many: what adds there need not be atomic.
+// All others share shard 0, and the last few where there are all.
+inline constexpr uint32_t kOwnShards = 24;  // those from 1 on, below this
+constexpr bool is_own_shard(uint32_t number, uint32_t mask) {
+  return number != 0 && number < kOwnShards && number <= mask;
+}
+// What is shared is never another thread's own later, when there are more.
+constexpr uint32_t shard_of(uint32_t number, uint32_t mask) {
+  if (is_own_shard(number, mask)) return number;
+  return mask == kMaxShards - 1 && number != 0 ? kOwnShards + number % (kMaxShards - kOwnShards) : 0;
+}
 
 // Where counters go. Written by telemetry when the stats page is made or grows
 // (release) and in a forked child; read by every counting thread (acquire,
@@ -43,11 +57,12 @@ inline constexpr SinkOrders kSinkOrders{};
 // What threads do to a sink and to what it points to. `Sink` has the atomics of CounterSink.
 template <class Sink, const SinkOrders& orders = kSinkOrders>
 struct SinkWords {
-  // Where `shard` of `shard_slots` slots starts now.
-  static auto slots(const Sink& sink, uint32_t shard, uint32_t shard_slots) {
+  // Where the shard of the thread with that number starts now, of `shard_slots` slots, and whether it is its own.
+  static auto place(const Sink& sink, uint32_t number, uint32_t shard_slots) {
     // The mask is read first: a sink with many shards never has fewer later.
     uint32_t mask = sink.shard_mask.load(orders.read_mask);
-    return sink.shards.load(orders.read_shards) + (shard & mask) * shard_slots;
+    auto slots = sink.shards.load(orders.read_shards) + shard_of(number, mask) * shard_slots;
+    return std::pair(slots, is_own_shard(number, mask));
   }
   // To shards that hold what was counted before, or that drain() will add it to.
   template <class Slots>
@@ -71,14 +86,29 @@ struct SinkWords {
   }
 };
 
-// The slots that a thread counts into now, for several adds in a row: a count
-// is then a single instruction. Not to be kept.
-inline Slot* shard_slots(uint32_t shard) { return SinkWords<CounterSink>::slots(counter_sink, shard, kShardSlots); }
+// A shard as one thread counts into it.
+struct Shard {
+  Slot* slots = initial_shard;
+  bool is_own = false;
 
-template <Metric metric>
-inline void add(Slot* slots, size_t index, uint64_t amount) {
-  static_assert(shape_of(metric).storage == Storage::Shard);
-  slots[kFirstSlot<metric> + index].fetch_add(amount, std::memory_order_relaxed);
+  template <Metric metric>
+  HAKMEM_INLINE void add(size_t index, uint64_t amount) const {
+    static_assert(shape_of(metric).storage == Storage::Shard && sizeof(Slot) == sizeof(uint64_t));
+    Slot& slot = slots[kFirstSlot<metric> + index];
+    // Where nobody else adds, one instruction, so that a signal handler, which may count as well, finds it done or
+    // not begun; but not an atomic one, which waits until all earlier stores of the thread have reached the cache.
+    if (is_own) [[likely]] {
+      __asm__("addq %1, %0" : "+m"(reinterpret_cast<uint64_t&>(slot)) : "er"(amount));
+    } else {
+      slot.fetch_add(amount, std::memory_order_relaxed);
+    }
+  }
+};
+
+// That of the thread with the number, for several adds in a row. Not to be kept; 0 is anybody.
+inline Shard shard_now(uint32_t number) {
+  auto [slots, is_own] = SinkWords<CounterSink>::place(counter_sink, number, kShardSlots);
+  return {slots, is_own};
 }
 
 // Where one thread counts: its shard, looked up now and then instead of at each
@@ -88,11 +118,16 @@ inline void add(Slot* slots, size_t index, uint64_t amount) {
 template <bool enabled>
 class ThreadCounters {
  public:
-  void follow_sink(uint32_t shard) { slots_ = shard_slots(shard); }
-  Slot* slots() const { return slots_; }
+  void follow_sink(uint32_t number) { shard_ = shard_now(number); }
+  Shard shard() const { return shard_; }
   template <Metric metric>
   void add(size_t index, uint64_t amount) const {
-    metrics::add<metric>(slots_, index, amount);
+    shard_.add<metric>(index, amount);
+  }
+  // Of a metric without labels.
+  template <Metric metric>
+  void count(uint64_t amount = 1) const {
+    add<metric>(0, amount);
   }
   // Whether this is one of the thread's slow calls that are timed.
   bool is_slow_call_timed() { return ++slow_calls_ % kSlowCallInterval == 0; }
@@ -100,24 +135,25 @@ class ThreadCounters {
  private:
   static constexpr uint32_t kSlowCallInterval = 16;
 
-  Slot* slots_ = initial_shard;
+  Shard shard_;
   uint32_t slow_calls_ = 0;
 };
 template <>
 class ThreadCounters<false> {
  public:
   void follow_sink(uint32_t) {}
-  Slot* slots() const { return nullptr; }
+  Shard shard() const { return {nullptr, false}; }
   template <Metric metric>
   void add(size_t, uint64_t) const {}
+  template <Metric metric>
+  void count(uint64_t = 1) const {}
 };
 
-// Adds `amount` to slot `index` of `metric`. Any thread; `shard` spreads
-// threads over cache lines and may be any number.
+// Adds `amount` to slot `index` of `metric`. Any thread; `shard` is its number, or 0.
 template <Metric metric>
 inline void count(uint32_t shard, uint32_t index, uint64_t amount) {
   if constexpr (kBuild.stats) {
-    add<metric>(shard_slots(shard), index, amount);
+    shard_now(shard).add<metric>(index, amount);
   }
 }
 
@@ -146,15 +182,15 @@ inline void count_purge(uint32_t shard, uint64_t bytes) {
 
 // Adds one time to a histogram.
 template <Metric metric>
-inline void add_time(Slot* slots, uint32_t label, uint64_t nanoseconds) {
+inline void add_time(Shard shard, uint32_t label, uint64_t nanoseconds) {
   static_assert(shape_of(metric).kind == Kind::Histogram);
-  add<metric>(slots, label * kHistogramSlots + histogram_bucket(nanoseconds, scale_of(metric)), 1);
-  add<metric>(slots, label * kHistogramSlots + kHistogramBuckets, nanoseconds);
+  shard.add<metric>(label * kHistogramSlots + histogram_bucket(nanoseconds, scale_of(metric)), 1);
+  shard.add<metric>(label * kHistogramSlots + kHistogramBuckets, nanoseconds);
 }
 
 template <Metric metric>
 inline void observe_time(uint32_t shard, uint32_t label, uint64_t nanoseconds) {
-  if constexpr (kBuild.stats) add_time<metric>(shard_slots(shard), label, nanoseconds);
+  if constexpr (kBuild.stats) add_time<metric>(shard_now(shard), label, nanoseconds);
 }
 
 }  // namespace hakmem::metrics

@@ -18,7 +18,7 @@ class StepTimer {
  public:
   explicit StepTimer(uint32_t shard) {
     if constexpr (kBuild.stats) {
-      slots_ = shard_slots(shard);
+      shard_ = shard_now(shard);
       last_ = ticks();
     }
   }
@@ -27,14 +27,14 @@ class StepTimer {
   void finish(RefillStep step) {
     if constexpr (kBuild.stats) {
       uint64_t now = ticks();
-      add_time<Metric::kSuperslabRefillTime>(slots_, static_cast<uint32_t>(step),
+      add_time<Metric::kSuperslabRefillTime>(shard_, static_cast<uint32_t>(step),
                                              Ticks<true>::scale.nanoseconds(last_, now));
       last_ = now;
     }
   }
 
  private:
-  Slot* slots_ = nullptr;
+  Shard shard_{nullptr, false};
   uint64_t last_ = 0;
 };
 
@@ -44,9 +44,9 @@ class KernelCallTimer {
   explicit KernelCallTimer(KernelCall call) : call_(static_cast<uint32_t>(call)), start_(ticks()) {}
   ~KernelCallTimer() {
     if constexpr (kBuild.stats) {
-      Slot* slots = shard_slots(0);
-      add<Metric::kKernelCalls>(slots, call_, 1);
-      add<Metric::kKernelCallTime>(slots, call_, Ticks<true>::scale.nanoseconds(start_, ticks()));
+      Shard shard = shard_now(0);
+      shard.add<Metric::kKernelCalls>(call_, 1);
+      shard.add<Metric::kKernelCallTime>(call_, Ticks<true>::scale.nanoseconds(start_, ticks()));
     }
   }
   KernelCallTimer(const KernelCallTimer&) = delete;
@@ -60,33 +60,35 @@ class KernelCallTimer {
 // From its start to its end, one slow call.
 class SlowCallTimer {
  public:
-  SlowCallTimer(Slot* slots, SlowCall call) : slots_(slots), call_(static_cast<uint32_t>(call)), start_(ticks()) {}
+  SlowCallTimer(Shard shard, SlowCall call) : shard_(shard), call_(static_cast<uint32_t>(call)), start_(ticks()) {}
   ~SlowCallTimer() {
-    add_time<Metric::kSlowCallTime>(slots_, call_, Ticks<kBuild.stats>::scale.nanoseconds(start_, ticks()));
+    add_time<Metric::kSlowCallTime>(shard_, call_, Ticks<kBuild.stats>::scale.nanoseconds(start_, ticks()));
   }
   SlowCallTimer(const SlowCallTimer&) = delete;
   SlowCallTimer& operator=(const SlowCallTimer&) = delete;
 
  private:
-  Slot* slots_;
+  Shard shard_;
   uint32_t call_;
   uint64_t start_;
 };
 
 // Not inlined: calls that are not timed need none of the registers that it saves.
 template <class Call>
-[[gnu::noinline]] auto timed_call(Slot* slots, SlowCall which, Call call) {
-  SlowCallTimer timer(slots, which);
+[[gnu::noinline]] auto timed_call(Shard shard, SlowCall which, Call call) {
+  SlowCallTimer timer(shard, which);
   return call();
 }
 
-// Makes a slow call, one in kSlowCallInterval of a thread with its time taken.
+// Makes a slow call of the thread with the number, one in kSlowCallInterval with its time taken.
 // Those that are not timed pay five instructions, if `call` holds copies of what it needs.
 template <bool enabled, class Call>
-inline auto slow_call(ThreadCounters<enabled>& counters, SlowCall which, Call call) {
+inline auto slow_call(ThreadCounters<enabled>& counters, uint32_t number, SlowCall which, Call call) {
   if constexpr (enabled) {
-    if (counters.is_slow_call_timed()) [[unlikely]]
-      return timed_call(counters.slots(), which, call);
+    if (counters.is_slow_call_timed()) [[unlikely]] {
+      counters.follow_sink(number);
+      return timed_call(counters.shard(), which, call);
+    }
   }
   return call();
 }

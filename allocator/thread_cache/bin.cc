@@ -223,6 +223,7 @@ inline void push_with_room(ClassState& state, Bin& bin, Block* block, uint32_t r
     return return_to_slabs(cache, size_class, &block, 1);
   }
   ClassState& state = cache->classes[size_class];
+  state.is_used = true;
   if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
     return free_at_sample(block, slab);
   push_with_room(state, cache->bins[size_class], block, 0);
@@ -249,10 +250,12 @@ void free_counted_out(Block* block, Slab* slab) {
     return free_inside(block);
   if (shape.is_big) return free_big(block, slab);
   ClassState& state = cache->classes[size_class];
+  state.is_used = true;
   uint32_t blocks = cache->blocks_in_bin(size_class);
   uint32_t limit = state.bin_limit;
   if (blocks == limit) [[unlikely]]
-    return metrics::slow_call(cache->counters, metrics::SlowCall::Free, [=] { free_into_full(block, slab); });
+    return metrics::slow_call(cache->counters, cache->shard, metrics::SlowCall::Free,
+                              [=] { free_into_full(block, slab); });
   if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
     return free_at_sample(block, slab);
   // The bin has been allocated from: it may fill more.

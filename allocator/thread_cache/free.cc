@@ -153,7 +153,7 @@ HAKMEM_COLD bool is_reported(Slab* slab, Block* block) {
 bool try_claim(ThreadCache* cache, Slab* slab) {
   if (!SlabWords<Slab>::claim(*slab, cache->tag())) return false;
   set_bin(cache, slab);
-  metrics::count<metrics::Metric::kSlabClaims>(cache->shard);
+  cache->counters.count<metrics::Metric::kSlabClaims>();
   collect_remote(cache, slab);
   return true;
 }
@@ -165,7 +165,7 @@ void take_back_claimed(ThreadCache* cache, Slab* slab, Block* block) {
     report_misuse(Message::kDoubleFree, block);
   else
     --slab->used;
-  metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, size_class, uint64_t{1});
+  cache->counters.add<metrics::Metric::kCollectedObjects>(size_class, 1);
   place(cache, slab);
   tidy_class(cache, size_class);
   heap.decay(cache->shard);
@@ -189,8 +189,8 @@ void push_remote(ThreadCache* cache, Slab* slab, Block* block) {
   if (now == owner::kUnowned && try_claim(cache, slab)) return place(cache, slab);
   // `used` does not change while a slab is pooled; the pool looks again under its lock.
   if (now == owner::kPooled && may_be_empty(slab, pushed) && heap.pool.take_if_empty(slab)) {
-    metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{slab->used});
-    metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{slab->used});
+    cache->counters.add<metrics::Metric::kCollectedObjects>(slab->size_class, slab->used);
+    cache->counters.count<metrics::Metric::kRemoteFrees>(slab->used);
     slab->used = 0;
     slab->remote.store(0, std::memory_order_relaxed);
     retire(cache, slab);
@@ -329,7 +329,7 @@ void free_cold(void* address) {
     LateCacheScope late;
     return free_with(thread_state.cache, address);
   }
-  metrics::slow_call(cache->counters, metrics::SlowCall::Free, [=] { free_with(cache, address); });
+  metrics::slow_call(cache->counters, cache->shard, metrics::SlowCall::Free, [=] { free_with(cache, address); });
 }
 
 void free_suspect(Block* block, Slab* slab) noexcept {
@@ -359,7 +359,7 @@ void settle_slab(ThreadCache* cache, Slab* slab) {
 }
 
 void retire(ThreadCache* cache, Slab* slab) {
-  metrics::count<metrics::Metric::kSlabRetirements>(cache->shard);
+  cache->counters.count<metrics::Metric::kSlabRetirements>();
   uint32_t shard = cache->shard;
   heap.superslabs.give_span(slab, shard);
   heap.decay(shard);

@@ -41,20 +41,25 @@ HAKMEM_INLINE Slab* slab_of(const Block* block) {
 }
 
 // The thread has become the owner of the slab.
-inline void set_bin(ThreadCache* cache, Slab* slab) { slab->bin = &cache->bins[slab->size_class]; }
+inline void set_bin(ThreadCache* cache, Slab* slab) {
+  slab->bin = &cache->bins[slab->size_class];
+  cache->classes[slab->size_class].is_used = true;
+}
 
-// Says how many frees may come until the next look at the bin. In builds with
-// statistics its allocations have just been counted.
-inline void offer_bin(ThreadCache* cache, uint32_t size_class) {
-  uint32_t blocks = cache->blocks_in_bin(size_class);
-  uint32_t room = kBinShapes[size_class].is_big ? 0 : cache->classes[size_class].bin_limit - blocks;
+// Says how many frees may come until the next look at the bin: `room`, and the one that looks. In
+// builds with statistics its allocations have just been counted.
+inline void offer_room(ThreadCache* cache, uint32_t size_class, uint32_t room) {
   if constexpr (kBuild.stats) {
     auto& countdown = cache->classes[size_class].countdown;
-    uint32_t to_come = countdown.until_sample - blocks;
+    uint32_t to_come = countdown.until_sample - cache->blocks_in_bin(size_class);
     room = std::min(room, to_come);
     countdown.not_offered = static_cast<int32_t>(to_come - room) - 1;
   }
   cache->bins[size_class].frees_left = room + 1;
+}
+inline void offer_bin(ThreadCache* cache, uint32_t size_class) {
+  bool is_big = kBinShapes[size_class].is_big;
+  offer_room(cache, size_class, is_big ? 0 : cache->classes[size_class].bin_limit - cache->blocks_in_bin(size_class));
 }
 
 // Gives all blocks of a bin back to their slabs.

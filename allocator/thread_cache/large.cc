@@ -42,14 +42,14 @@ LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment
     result = {address, zeroed};
   }
   if (result.address == nullptr) {
-    metrics::count<metrics::Metric::kOutOfMemory>(cache->shard);
+    cache->counters.count<metrics::Metric::kOutOfMemory>();
     errno = ENOMEM;
     return result;
   }
   uint32_t size_class = is_large ? metrics::kLargeClass : metrics::kHugeClass;
   if (sample_large(cache, bytes))
     report_sample({result.address, bytes, align_up(bytes, kPageBytes), bytes, size_class, false});
-  metrics::count<metrics::Metric::kAllocations>(cache->shard, size_class, uint64_t{1});
+  cache->counters.add<metrics::Metric::kAllocations>(size_class, 1);
   cache->exact.count_allocation(size_class);
   return result;
 }
@@ -62,7 +62,7 @@ LargeAllocation allocate_large(size_t bytes, size_t alignment) {
     LateCacheScope late;
     return allocate_with(thread_state.cache, bytes, alignment);
   }
-  return metrics::slow_call(cache->counters, metrics::SlowCall::Malloc, [=] {
+  return metrics::slow_call(cache->counters, cache->shard, metrics::SlowCall::Malloc, [=] {
     LargeAllocation result = allocate_with(cache, bytes, alignment);
     call_transition_hook();
     return result;

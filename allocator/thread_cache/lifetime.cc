@@ -150,7 +150,7 @@ ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
   if (memory == nullptr) return nullptr;
   auto* slots = reinterpret_cast<Block**>(static_cast<char*>(memory) + sizeof(ThreadCache));
   auto* cache = new (memory) ThreadCache(slots);
-  cache->shard = caches_created++;
+  cache->shard = ++caches_created;
   cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
   Registry<>::add(registered_caches, cache);
   return cache;
@@ -158,13 +158,14 @@ ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
 
 void flush_bins(ThreadCache* cache) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    ClassState& state = cache->classes[size_class];
+    if (!state.is_used) continue;
     if constexpr (kBuild.stats) count_allocations(cache, size_class);
     flush_bin(cache, size_class);
     // Another thread may have the cache next, which need not only pass blocks on as this one did.
-    ClassState& state = cache->classes[size_class];
     state.bin_limit = std::max(state.bin_limit, std::min(kBinShapes[size_class].capacity, kFirstBinLimit));
     state.to_send_home = -kSentHome;
-    offer_bin(cache, size_class);
+    offer_room(cache, size_class, 0);  // the first free says that the class is used
   }
 }
 
@@ -180,6 +181,7 @@ void flush(ThreadCache* cache) {
   flush_bins(cache);
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     ClassState& state = cache->classes[size_class];
+    if (!state.is_used) continue;
     if (state.current != nullptr) {
       settle_and_count(cache, state.current);
       let_go(cache, state.current);
@@ -190,6 +192,7 @@ void flush(ThreadCache* cache) {
     let_go_of_all(cache, state.sleeping);
     state.taken = 0;
     state.has_overflowed = false;
+    state.is_used = false;
   }
 }
 
@@ -295,7 +298,7 @@ ThreadCache* start_thread() {
     }
   }
   watch_thread_exit();
-  metrics::count<metrics::Metric::kThreadsStarted>(cache->shard);
+  cache->counters.count<metrics::Metric::kThreadsStarted>();
   call_transition_hook();
   return cache;
 }

@@ -41,12 +41,11 @@ uint32_t take_listed(Bin& bin, Slab* slab, uint32_t limit) {
   return count;
 }
 
-// Of a slab without pages, `bytes` more are carved; those pages are touched now.
-void count_first_touch(const ThreadCache* cache, const Slab* slab, size_t bytes) {
+// Of a slab without pages, `bytes` more are carved from `address` on; those pages are touched now.
+void count_first_touch(const ThreadCache* cache, const Slab* slab, uintptr_t address, size_t bytes) {
   if (!slab->zeroed) return;
-  size_t carved = size_t{slab->carved} * slab->shape().block_bytes;
-  size_t pages = (carved + bytes + kPageBytes - 1) / kPageBytes - (carved + kPageBytes - 1) / kPageBytes;
-  if (pages != 0) metrics::count<metrics::Metric::kFirstTouchedPages>(cache->shard, uint64_t{pages});
+  size_t pages = (address + bytes - 1) / kPageBytes - (address - 1) / kPageBytes;
+  if (pages != 0) cache->counters.count<metrics::Metric::kFirstTouchedPages>(pages);
 }
 
 // Carves up to `limit` blocks; `is_growing`: as the last refill of the class did.
@@ -56,7 +55,7 @@ uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit, [[maybe
   uint32_t count = shape.capacity - slab->carved;
   if (count > limit) count = limit;
   uintptr_t address = slab->start + size_t{slab->carved} * shape.block_bytes;
-  if constexpr (kBuild.stats) count_first_touch(cache, slab, size_t{count} * shape.block_bytes);
+  if constexpr (kBuild.stats) count_first_touch(cache, slab, address, size_t{count} * shape.block_bytes);
   // Each page will be written to, and without huge pages each would be a fault.
   if (has(Mitigation::kGuardPages) && slab->zeroed && slab->carved == 0 && is_growing)
     SystemMemory::populate(reinterpret_cast<void*>(slab->start),
@@ -133,7 +132,7 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     slab = heap.pool.take(size_class, cache->tag());
     if (slab != nullptr) {
       ++state.taken;
-      metrics::count<metrics::Metric::kSlabAdoptions>(cache->shard);
+      cache->counters.count<metrics::Metric::kSlabAdoptions>();
     }
   }
   if (slab != nullptr) {
@@ -159,7 +158,7 @@ bool take_pooled(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   uint32_t count = heap.pool.take_blocks(size_class, bin.top, limit);
   std::atomic_signal_fence(std::memory_order_release);
   bin.top -= count;
-  if (count > 0) metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
+  if (count > 0) cache->counters.count<metrics::Metric::kRemoteFrees>(count);
   return count > 0;
 }
 
@@ -179,7 +178,6 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
     bool is_kept = kBinShapes[size_class].is_big && !has_other_threads();
     if (is_kept || !abandon(cache, exhausted)) place(cache, exhausted);
   }
-  cache->counters.follow_sink(cache->shard);
   heap.decay(cache->shard);
   if (heap.is_drain_due()) drain_pool(cache, Drain::kIdle);
   NextSlab next = next_slab(cache, state, size_class);
@@ -194,37 +192,38 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
 }
 
 void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t bytes) {
-  metrics::Slot* slots = cache->counters.slots();
+  metrics::Shard shard = cache->counters.shard();
   size_t by_source = size_t{size_class} * metrics::kCountOf<RefillSource> + static_cast<size_t>(batch.source);
-  metrics::add<metrics::Metric::kRefills>(slots, by_source, 1);
-  metrics::add<metrics::Metric::kRefillObjects>(slots, by_source, batch.count);
-  metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
-  metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
+  shard.add<metrics::Metric::kRefills>(by_source, 1);
+  shard.add<metrics::Metric::kRefillObjects>(by_source, batch.count);
+  shard.add<metrics::Metric::kRequestsObserved>(size_class, 1);
+  shard.add<metrics::Metric::kRequestedBytesObserved>(size_class, bytes);
   HAKMEM_PROBE3(0, hakmem, refill, kClassShapes[size_class].block_bytes, batch.count, batch.source);
 }
 
 // The class's bin is empty.
 [[gnu::noinline]] void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
-  uint32_t limit = cache->classes[size_class].bin_limit / 2;
+  ClassState& state = cache->classes[size_class];
+  state.is_used = true;
+  uint32_t limit = state.bin_limit / 2;
   if (limit > kMaxRefillBlocks) limit = kMaxRefillBlocks;
   if constexpr (kBuild.stats) count_allocations(cache, size_class);
   Batch batch{0, RefillSource::OwnFrees};
   if (!take_pooled(cache, size_class, limit)) {
     // A larger bin would not be empty.
-    ClassState& state = cache->classes[size_class];
     state.bin_limit = std::min(2 * state.bin_limit, kBinShapes[size_class].capacity);
     state.has_overflowed = false;
     batch = refill(cache, size_class, limit);
     if (batch.count == 0) {
       offer_bin(cache, size_class);
-      metrics::count<metrics::Metric::kOutOfMemory>(cache->shard);
+      cache->counters.count<metrics::Metric::kOutOfMemory>();
       errno = ENOMEM;
       return nullptr;
     }
     if constexpr (kBuild.stats) count_refill(cache, size_class, batch, bytes);
   }
   if constexpr (has(Mitigation::kRandomReuse)) shuffle_bin(cache, size_class);
-  if (kBuild.stats && cache->classes[size_class].countdown.until_sample < cache->blocks_in_bin(size_class)) [[unlikely]]
+  if (kBuild.stats && state.countdown.until_sample < cache->blocks_in_bin(size_class)) [[unlikely]]
     put_samples(cache, size_class);
   offer_bin(cache, size_class);
   void* block = allocate_from(cache, size_class * kBinWords, bytes);
@@ -260,8 +259,8 @@ void collect_remote(ThreadCache* cache, Slab* slab) {
   uint64_t word = SlabWords<Slab>::collect(*slab);
   uint32_t count = RemoteList::count(word);
   if (count == 0) return;
-  metrics::count<metrics::Metric::kCollectedObjects>(cache->shard, slab->size_class, uint64_t{count});
-  metrics::count<metrics::Metric::kRemoteFrees>(cache->shard, uint64_t{count});
+  cache->counters.add<metrics::Metric::kCollectedObjects>(slab->size_class, count);
+  cache->counters.count<metrics::Metric::kRemoteFrees>(count);
   slab->used -= take_apart(slab, reinterpret_cast<Block*>(slab->start + RemoteList::offset(word)), count);
 }
 
@@ -273,7 +272,7 @@ void* allocate_cold(size_t bytes) {
   if (cache != &empty_cache) [[likely]] {
     if (kBuild.stats && cache->blocks_in_bin(size_class) != 0) [[unlikely]]
       return allocate_sample(cache, size_class, bytes);
-    return metrics::slow_call(cache->counters, metrics::SlowCall::Malloc,
+    return metrics::slow_call(cache->counters, cache->shard, metrics::SlowCall::Malloc,
                               [=] { return refill_and_allocate(cache, size_class, bytes); });
   }
   cache = start_thread();

@@ -76,7 +76,7 @@ bool draw(ThreadCache* cache, uint32_t size_class) {
     objects = is_due ? draw_objects(cache, size_class) : objects - 1;
   }
   countdown.until_sample += 1 + objects;
-  return is_due;
+  return is_due && are_samples_wanted();
 }
 
 void* place_sample(ThreadCache* cache, uint32_t size_class) {
@@ -110,6 +110,18 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
     return nullptr;
   }
   return block;
+}
+
+// A slab of samples that has become empty is kept for the next, in place of another: which one goes back, or null.
+Slab* keep_empty(Slab* slab) HAKMEM_REQUIRES(sampled_slabs.lock) {
+  SlabList& part_full = sampled_slabs.part_full[slab->size_class];
+  if (part_full.first() != part_full.last()) {
+    std::replace(std::begin(sampled_slabs.kept), std::end(sampled_slabs.kept), slab, static_cast<Slab*>(nullptr));
+    return slab;
+  }
+  if (std::ranges::find(sampled_slabs.kept, slab) != std::end(sampled_slabs.kept)) return nullptr;
+  Slab* other = std::exchange(sampled_slabs.kept[sampled_slabs.next_kept++ % SampledSlabs::kKept], slab);
+  return other != nullptr && other->used == 0 ? other : nullptr;
 }
 
 // Puts a sample into the bin above what is in `slot`, where the countdown has just ended;
@@ -146,10 +158,10 @@ uintptr_t next_in_line(ThreadCache* cache, uint32_t size_class) {
 }
 
 void count_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
-  metrics::Slot* slots = cache->counters.slots();
-  metrics::add<metrics::Metric::kSamples>(slots, 0, 1);
-  metrics::add<metrics::Metric::kRequestsObserved>(slots, size_class, 1);
-  metrics::add<metrics::Metric::kRequestedBytesObserved>(slots, size_class, bytes);
+  metrics::Shard shard = cache->counters.shard();
+  shard.add<metrics::Metric::kSamples>(0, 1);
+  shard.add<metrics::Metric::kRequestsObserved>(size_class, 1);
+  shard.add<metrics::Metric::kRequestedBytesObserved>(size_class, bytes);
   cache->exact.count_allocation(size_class);
 }
 
@@ -232,7 +244,8 @@ bool sample_large(ThreadCache* cache, size_t bytes) {
     cache->bytes_until_large_sample -= static_cast<int64_t>(bytes);
     if (cache->bytes_until_large_sample > 0) return false;
     cache->bytes_until_large_sample = 0;
-    metrics::count<metrics::Metric::kSamples>(cache->shard);
+    if (!are_samples_wanted()) return false;
+    cache->counters.count<metrics::Metric::kSamples>();
     return true;
   }
   return false;
@@ -240,25 +253,23 @@ bool sample_large(ThreadCache* cache, size_t bytes) {
 
 void free_sample(Slab* slab, Block* block, uint32_t shard) {
   report_sample_free(block);
-  SlabList& part_full = sampled_slabs.part_full[slab->size_class];
-  bool is_empty = false;
+  Slab* unused = nullptr;
   bool was_free = false;
   {
     LockGuard guard(sampled_slabs.lock);
     // Its key may be gone by a write, or another thread frees it at this moment.
     was_free = slab->has_free(block);
     if (!was_free) {
-      if (slab->is_exhausted()) part_full.push_front(slab);
+      if (slab->is_exhausted()) sampled_slabs.part_full[slab->size_class].push_front(slab);
       block->mark_free();
       slab->put_free(block);
-      // One empty slab stays, for the next sample.
-      is_empty = --slab->used == 0 && part_full.first() != part_full.last();
       slab->superslab->mark_changed();
-      if (is_empty) part_full.remove(slab);
+      if (--slab->used == 0) unused = keep_empty(slab);
+      if (unused != nullptr) sampled_slabs.part_full[unused->size_class].remove(unused);
     }
   }
   if (was_free) return report_misuse(Message::kDoubleFree, block);
-  if (is_empty) heap.superslabs.give_span(slab, shard);
+  if (unused != nullptr) heap.superslabs.give_span(unused, shard);
 }
 
 }  // namespace hakmem

@@ -58,6 +58,11 @@ inline bool somebody_listens_to(const volatile uint16_t& semaphore) {
   if constexpr (kHasProbes) return semaphore != 0;
   return false;
 }
+// Whether anybody learns of samples: without, what is due is drawn and counted, and no block is one.
+inline bool are_samples_wanted() {
+  return metrics::hooks.on_sample != nullptr || metrics::guards_samples.load(std::memory_order_relaxed) ||
+         somebody_listens_to(hakmem_alloc_semaphore) || somebody_listens_to(hakmem_free_semaphore);
+}
 HAKMEM_COLD void tell_sample(const metrics::Sample& sample);
 HAKMEM_COLD void tell_sample_free(const void* address);
 
@@ -82,6 +87,11 @@ HAKMEM_COLD void free_sample(Slab* slab, Block* block, uint32_t shard);
 struct SampledSlabs {
   RankedLock lock{LockRank::kSamples};
   SlabList part_full[kSizeClassCount] HAKMEM_GUARDED_BY(lock){};  // have a free or an uncarved block
+  // Of the slabs that became empty, those that were the last of their class and came last: for the next samples.
+  // The others go back. What is here may be in use again.
+  static constexpr uint32_t kKept = 4;
+  Slab* kept[kKept] HAKMEM_GUARDED_BY(lock){};
+  uint32_t next_kept HAKMEM_GUARDED_BY(lock) = 0;
 };
 extern SampledSlabs sampled_slabs;
 

@@ -52,6 +52,7 @@ struct ClassState {
   uint32_t bin_limit = 0;             // blocks that the bin may hold for now: its capacity at most
   int32_t to_send_home = -kSentHome;  // of other threads' blocks the next so many; negative: they stay here before
   bool has_overflowed = false;        // the bin, since the last refill
+  bool is_used = false;               // since the thread began: else it has no block and no slab of the class
   uint32_t carve_doublings = 0;       // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;            // of a big class: in its bin when big_bytes was counted last
   SampleCountdown countdown;          // builds with statistics
@@ -95,7 +96,7 @@ struct alignas(64) ThreadCache {
   // -- cold -----------------------------------------------------------------
   enum class Use : uint8_t { kFree, kThread, kOrphan, kLate };
   std::atomic<Use> use{Use::kFree};  // under the lock of the registry
-  uint32_t shard = 0;                // of the counters
+  uint32_t shard = 0;                // the thread's number among counting threads, see metrics::shard_of()
   Block** slots;                     // of the bins
   ClassState classes[kSizeClassCount]{};
   RandomGenerator random{1};

@@ -46,7 +46,7 @@ struct CountersMove {
   }
 
   void count(uint32_t shard) {
-    ShardPointer where = Sink::slots(sink, shard, 1);
+    ShardPointer where = Sink::place(sink, shard, 1).first;
     require(where.shard < kShards[where.mapping], "no count goes behind the mapping");
     if (where.mapping > 0) require(is_mapped[where.mapping], "no count goes before the mapping is made");
     (where.mapping == 0 ? initial : page)[where.shard].fetch_add(1, std::memory_order_relaxed);

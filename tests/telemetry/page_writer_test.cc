@@ -41,9 +41,11 @@ TEST(PageWriter, IsBusyAfterOneMebibyteOfRefills) {
   EXPECT_EQ(child.status, 0);
 }
 
-TEST(PageWriter, IsBusyAfterTheFirstSample) {
+TEST(PageWriter, IsBusyAfterFourLargeAllocations) {
   ChildResult child = in_child({}, [] {
-    metrics::count<Metric::kSamples>(0);
+    metrics::count<Metric::kAllocations>(0, metrics::kLargeClass, uint64_t{3});
+    EXPECT_FALSE(counters_look_busy());
+    metrics::count<Metric::kAllocations>(0, metrics::kHugeClass, uint64_t{1});
     EXPECT_TRUE(counters_look_busy());
   });
   EXPECT_EQ(child.status, 0);
@@ -59,7 +61,7 @@ TEST(PageWriter, TheFileHasTheIdentityOfTheProcessAndItsCounters) {
     struct stat status {};
     ASSERT_EQ(stat(folder.only_file().c_str(), &status), 0);
     EXPECT_EQ(status.st_mode & 07777, 0600u);
-    EXPECT_EQ(status.st_size, static_cast<off_t>(page_bytes(1)));
+    EXPECT_EQ(status.st_size, static_cast<off_t>(page_bytes(kFirstShards)));
     EXPECT_GE(status.st_blocks * 512, status.st_size) << "blocks must be allocated up front";
 
     Snapshot snapshot = read_file(folder.only_file());
@@ -87,9 +89,9 @@ TEST(PageWriter, NoCountIsLostWhileThreadsCountAndThePageIsMadeAndGrows) {
     constexpr uint64_t kCounts = 200'000;
     std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
-    for (uint32_t shard = 0; shard < kThreads; ++shard)
-      threads.emplace_back([shard] {
-        for (uint64_t i = 0; i < kCounts; ++i) metrics::count<Metric::kRemoteFrees>(shard);
+    for (uint32_t number = 1; number <= kThreads; ++number)
+      threads.emplace_back([number] {
+        for (uint64_t i = 0; i < kCounts; ++i) metrics::count<Metric::kRemoteFrees>(number);
       });
     create_page(true, false);
     std::thread reader([&] {
@@ -109,8 +111,8 @@ TEST(PageWriter, NoCountIsLostWhileThreadsCountAndThePageIsMadeAndGrows) {
     stop.store(true);
     reader.join();
     drain_initial_shard();
-    EXPECT_EQ(page()->shard_count.load(), 16u);
-    EXPECT_EQ(current_page_bytes(), page_bytes(16));
+    EXPECT_EQ(page()->shard_count.load(), 32u);
+    EXPECT_EQ(current_page_bytes(), page_bytes(32));
     EXPECT_EQ(read_file(folder.only_file()).counter(Metric::kRemoteFrees, 0), kThreads * kCounts);
     Snapshot from_memory;
     ASSERT_TRUE(read_snapshot(page(), current_page_bytes(), &from_memory).good());
@@ -241,10 +243,10 @@ class SmallFolder : public testing::Test {
 };
 
 TEST_F(SmallFolder, PagesTakeAtMostFivePercentOfIt) {
-  constexpr size_t kPages = (4 << 20) / 20 / page_bytes(1);
+  constexpr size_t kPages = (4 << 20) / 20 / page_bytes(kFirstShards);
   for (size_t pid = 1; pid <= kPages; ++pid) {
     int fd = open((folder_.path() + "/hakmem.1." + std::to_string(pid) + ".1").c_str(), O_CREAT | O_RDWR, 0600);
-    ASSERT_EQ(posix_fallocate(fd, 0, page_bytes(1)), 0);
+    ASSERT_EQ(posix_fallocate(fd, 0, page_bytes(kFirstShards)), 0);
     close(fd);
   }
   ChildResult child = in_child({{"HAKMEM_PAGES", folder_.path()}}, [] {

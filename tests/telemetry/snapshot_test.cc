@@ -100,7 +100,7 @@ TEST(Snapshot, SaysWhatIsWrongWithAPage) {
     page.header()->catalogue_hash = kCatalogueHash + 1;
     expect_bad(page, PageProblem::ForeignCatalogue);
   }
-  for (uint32_t shards : {0u, 3u, 17u, 32u, 0x80000000u, ~0u}) {
+  for (uint32_t shards : {0u, 3u, 17u, 64u, 0x80000000u, ~0u}) {
     MadePage page;
     page.header()->shard_count = shards;
     expect_bad(page, PageProblem::Damaged);

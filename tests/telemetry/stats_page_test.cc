@@ -13,7 +13,7 @@ namespace {
 using metrics::Metric;
 
 TEST(StatsPage, FitsItsBounds) {
-  EXPECT_LE(page_bytes(1), 36u * 1024);
+  EXPECT_LE(page_bytes(kFirstShards), 48u * 1024);
   EXPECT_LE(page_bytes(kMaxShards), 512u * 1024);
   EXPECT_EQ(page_bytes(1) % 4096, 0u);
   EXPECT_GE(kShardsOffset, kPublishOffset + metrics::kPublishSlots * sizeof(Slot));

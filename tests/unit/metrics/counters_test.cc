@@ -52,7 +52,8 @@ TEST(Counters, EachCountGoesToItsSlotAndShard) {
   if (!kBuild.stats) GTEST_SKIP() << "this build counts nothing";
   Shards shards(4);
   count<Metric::kSamples>(0);
-  count<Metric::kSamples>(5, 10);  // shard 5 of 4 is shard 1
+  count<Metric::kSamples>(1, 10);
+  count<Metric::kRemoteFrees>(5, 7);  // a number above the shards
   count<Metric::kCollectedObjects>(2, 17, uint64_t{3});
   count<Metric::kRefills>(3, 95, RefillSource::NewSuperslab, 1);
   EXPECT_EQ(shards.at(0, kFirstSlot<Metric::kSamples>), 1u);
@@ -60,7 +61,27 @@ TEST(Counters, EachCountGoesToItsSlotAndShard) {
   EXPECT_EQ(shards.at(2, kFirstSlot<Metric::kCollectedObjects> + 17), 3u);
   EXPECT_EQ(shards.at(3, kFirstSlot<Metric::kRefills> + 95 * 5 + 4), 1u);
   EXPECT_EQ(test::counter<Metric::kSamples>(), 11u);
-  EXPECT_EQ(shards.sum(), 1u);  // nothing else was touched in shard 0
+  EXPECT_EQ(shards.at(0, kFirstSlot<Metric::kRemoteFrees>), 7u);
+  EXPECT_EQ(shards.sum(), 8u);  // nothing else was touched in shard 0
+}
+
+TEST(Counters, AShardThatIsOneThreadsOwnNeverWasOrIsAnothers) {
+  for (uint32_t shards = 1; shards <= kMaxShards; shards *= 2)
+    for (uint32_t fewer = 1; fewer <= shards; fewer *= 2)
+      for (uint32_t own = 0; own < 200; ++own) {
+        if (!is_own_shard(own, shards - 1)) continue;
+        for (uint32_t other = 0; other < 200; ++other) {
+          if (other == own) continue;
+          ASSERT_NE(shard_of(other, shards - 1), shard_of(own, shards - 1)) << own << " and " << other;
+          // Who has not seen yet that there are more counts where it did before.
+          ASSERT_NE(shard_of(other, fewer - 1), shard_of(own, shards - 1)) << own << " and " << other;
+        }
+      }
+  for (uint32_t number = 0; number < 200; ++number)
+    for (uint32_t shards = 1; shards <= kMaxShards; shards *= 2) ASSERT_LT(shard_of(number, shards - 1), shards);
+  EXPECT_TRUE(is_own_shard(1, 1));
+  EXPECT_FALSE(is_own_shard(1, 0));
+  EXPECT_FALSE(is_own_shard(0, kMaxShards - 1));
 }
 
 TEST(Counters, TimesGoToTheirBucketAndToTheSum) {
@@ -107,7 +128,7 @@ TEST(Counters, NothingIsLostWhileTheSinkMoves) {
       return;
     }
     for (uint32_t i = 0; i < adds; ++i) {
-      count<Metric::kRemoteFrees>(thread * 3);
+      count<Metric::kRemoteFrees>(1 + thread * 3);
       if (i == 100) counting.fetch_sub(1);
     }
   });

@@ -30,21 +30,33 @@ inline uint64_t refill_objects(uint32_t size_class) {
   return sum;
 }
 
-// Sets the mean bytes between samples, and sets it back at the end. Countdowns
-// that were drawn before run out with the old mean.
+// Sets the mean bytes between samples and follows them, and sets it back at the end.
+// Countdowns that were drawn before run out with the old mean.
 class SampleInterval {
  public:
   explicit SampleInterval(uint64_t bytes) {
-    if constexpr (kBuild.stats) saved_ = metrics::sample_interval_bytes.exchange(bytes);
+    if constexpr (kBuild.stats) {
+      saved_ = metrics::sample_interval_bytes.exchange(bytes);
+      saved_hook_ = metrics::hooks.on_sample;
+      if (saved_hook_ == nullptr) follow(true);
+    }
   }
   ~SampleInterval() {
-    if constexpr (kBuild.stats) metrics::sample_interval_bytes.store(saved_);
+    if constexpr (kBuild.stats) {
+      metrics::hooks.on_sample = saved_hook_;
+      metrics::sample_interval_bytes.store(saved_);
+    }
   }
   SampleInterval(const SampleInterval&) = delete;
   SampleInterval& operator=(const SampleInterval&) = delete;
 
+  static void follow(bool follow) {
+    if constexpr (kBuild.stats) metrics::hooks.on_sample = follow ? +[](const metrics::Sample&) {} : nullptr;
+  }
+
  private:
   uint64_t saved_ = 0;
+  void (*saved_hook_)(const metrics::Sample&) = nullptr;
 };
 
 }  // namespace hakmem::test

@@ -259,6 +259,42 @@ TEST_F(SamplingTest, NoneWhenItIsOff) {
   EXPECT_EQ(samples(), before);
 }
 
+TEST_F(SamplingTest, NoneWhereNobodyLearnsOfThem) {
+  test::SampleInterval interval(1);  // every allocation
+  test::SampleInterval::follow(false);
+  const uint64_t before = samples();
+  const uint64_t allocations = test::counter<Metric::kAllocations>(size_class_of(64));
+  for (uint32_t i = 0; i < 1000; ++i) {
+    for (size_t bytes : {size_t{64}, 40 * kKiB, 400 * kKiB, 2 * kMiB}) free(allocate(bytes));
+  }
+  EXPECT_EQ(samples(), before);
+  // They are counted nevertheless.
+  EXPECT_GE(test::counter<Metric::kAllocations>(size_class_of(64)) - allocations, 990u);
+  test::SampleInterval::follow(true);
+  free(test::allocate_sampled(64));
+}
+
+TEST_F(SamplingTest, FewEmptySlabsStayForTheNextSamples) {
+  test::SampleInterval interval(1);
+  // More than one slab of one class, and one each of many.
+  std::vector<void*> blocks;
+  for (int i = 0; i < 5000; ++i) blocks.push_back(test::allocate_sampled(128));
+  for (size_t bytes = 1024; bytes <= 16 * kKiB; bytes += 1024) blocks.push_back(test::allocate_sampled(bytes));
+  for (int round = 0; round < 2; ++round) {
+    for (void* block : blocks) free(block);
+    uint32_t kept = 0;
+    {
+      LockGuard guard(sampled_slabs.lock);
+      for (const SlabList& slabs : sampled_slabs.part_full)
+        for (const Slab* slab = slabs.first(); slab != nullptr; slab = slab->next) ++kept;
+    }
+    EXPECT_EQ(kept, SampledSlabs::kKept);
+    for (void*& block : blocks) block = test::allocate_sampled(2000);
+  }
+  for (void* block : blocks) free(block);
+  test::expect_books_balance({});
+}
+
 TEST_F(SamplingTest, SamplesStandInSlabsThatNobodyOwns) {
   test::SampleInterval interval(1);  // every allocation
   std::vector<char*> blocks;
