@@ -34,7 +34,7 @@ void offer(Suspects* list, uint32_t site) {
 void watch_growth(uint64_t now) {
   bool is_first = watch.begin == 0;
   if (!is_first && now - watch.begin < window_length(watch.begin - watch.start)) return;
-  uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
+  uint64_t interval = metrics::sample_interval();
   Suspects suspects{};
   for (size_t first = 0;; first += kSitesAtOnce) {
     ReadingScope scope;

@@ -14,6 +14,7 @@
 #include "telemetry/growth.h"
 #include "telemetry/mapped_array.h"
 #include "telemetry/profile_figures.h"
+#include "telemetry/sample_rate.h"
 #include "telemetry/spin_lock.h"
 #include "telemetry/transitions.h"
 
@@ -46,8 +47,9 @@ struct LiveSample {
   uint64_t requested;
   uint64_t allocated;
   uint64_t time;
-  uint32_t size_class;
-  uint32_t beside;  // metrics::Sample::beside in units of 64 KiB: those of 48 bits fit
+  uint16_t size_class;
+  uint16_t doublings;  // of the interval that the weight comes from
+  uint32_t beside;     // metrics::Sample::beside in units of 64 KiB: those of 48 bits fit
 };
 inline constexpr uint32_t kBesideShift = 16;
 
@@ -74,6 +76,7 @@ struct HeapProfile {
   uint64_t peak_time;
   std::atomic<uint64_t> dropped;
   Suspects suspects;
+  SampleRate rate;
   LifetimeFigures lifetimes;
 };
 HAKMEM_HIDDEN extern HeapProfile profile;

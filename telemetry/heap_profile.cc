@@ -181,7 +181,7 @@ bool may_be_sample(const void* address) {
   return profile.sample_buckets[bucket].load(std::memory_order_relaxed) != 0;
 }
 
-void insert(const metrics::Sample& sample, uint32_t site, uint64_t interval, uint64_t now) {
+void insert(const metrics::Sample& sample, uint32_t site, uint64_t now) {
   auto address = reinterpret_cast<uintptr_t>(sample.address);
   // A free that could not be noted: what stood here is gone.
   if (uint32_t stale = link_out(address); stale != 0) remove(stale);
@@ -190,15 +190,24 @@ void insert(const metrics::Sample& sample, uint32_t site, uint64_t interval, uin
   LiveSample& live = profile.samples[place - 1];
   live.site = site;
   live.drawn = sample.is_growth ? sample.requested : sample.drawn;
-  live.weight = metrics::sample_weight(live.drawn, interval);
+  live.weight = metrics::sample_weight(live.drawn, metrics::sample_interval(sample.doublings));
   live.requested = sample.requested;
   live.allocated = sample.allocated;
   live.time = now;
-  live.size_class = sample.size_class;
+  live.size_class = static_cast<uint16_t>(sample.size_class);
+  live.doublings = static_cast<uint16_t>(sample.doublings);
   live.beside = static_cast<uint32_t>(sample.beside >> kBesideShift);
   link_in(place, address);
   ++profile.live_samples;
   add_live(live);
+}
+
+// Only of the default interval: another is what somebody asked for.
+void bound_rate(uint64_t now) {
+  uint32_t doublings = 0;
+  if (metrics::sample_interval_bytes.load(std::memory_order_relaxed) == metrics::kDefaultSampleIntervalBytes)
+    doublings = profile.rate.after_sample(now, metrics::sample_doublings.load(std::memory_order_relaxed));
+  metrics::sample_doublings.store(doublings, std::memory_order_relaxed);
 }
 
 bool is_live(uintptr_t address) {
@@ -232,16 +241,16 @@ void on_sample(const metrics::Sample& sample) {
   is_inside = true;
   size_t size = capture_stack(stack, kMaxStack);
   uint64_t now = clock_nanoseconds(CLOCK_MONOTONIC);
-  uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
   ProfileScope scope;
   if (!scope) return drop();
+  bound_rate(now);
   uint32_t site = site_of(stack, size);
   if (site == 0) return drop();
-  uint64_t weight = metrics::sample_weight(sample.drawn, interval);
+  uint64_t weight = metrics::sample_weight(sample.drawn, metrics::sample_interval(sample.doublings));
   Amounts amounts = amounts_of(weight, sample.requested, sample.allocated);
   if (sample.is_growth) amounts = {0, weight * sample.drawn / kPartsOfObject, weight * sample.drawn / kPartsOfObject};
   add(profile.sites[site - 1].allocated, amounts);
-  if (!sample.is_growth || !is_live(reinterpret_cast<uintptr_t>(sample.address))) insert(sample, site, interval, now);
+  if (!sample.is_growth || !is_live(reinterpret_cast<uintptr_t>(sample.address))) insert(sample, site, now);
 }
 
 void on_sample_free(const void* address) {
@@ -258,7 +267,6 @@ void on_sample_free(const void* address) {
 
 void on_sample_resize(const void* old_address, const void* address, size_t requested, size_t allocated) {
   if (is_inside || !may_be_sample(old_address)) return;
-  uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
   ProfileScope scope;
   if (!scope) return drop();
   uint32_t place = link_out(reinterpret_cast<uintptr_t>(old_address));
@@ -268,8 +276,11 @@ void on_sample_resize(const void* old_address, const void* address, size_t reque
   // What it grows by adds to the chance of having been sampled by now; what it
   // loses takes nothing away.
   if (requested > sample.requested) {
-    sample.drawn += requested - sample.requested;
-    sample.weight = metrics::sample_weight(sample.drawn, interval);
+    // As of the interval that it is drawn with now, which may have become a longer or a shorter one.
+    uint32_t doublings = metrics::sample_doublings.load(std::memory_order_relaxed);
+    sample.drawn = (sample.drawn << doublings >> sample.doublings) + (requested - sample.requested);
+    sample.doublings = static_cast<uint16_t>(doublings);
+    sample.weight = metrics::sample_weight(sample.drawn, metrics::sample_interval(doublings));
   }
   sample.requested = requested;
   sample.allocated = allocated;
@@ -297,8 +308,8 @@ ptrdiff_t copy_books(SiteFigures* sites, size_t site_capacity, SampleFigures* sa
   ReadingScope scope;
   if (!scope) return -1;
   uint64_t peak_time = profile.peak_time == 0 ? 0 : real_time_of(profile.peak_time);
-  *totals = {metrics::sample_interval_bytes.load(std::memory_order_relaxed), peak_time,
-             profile.dropped.load(std::memory_order_relaxed), profile.sites.size(), profile.live_samples};
+  *totals = {metrics::sample_interval(), peak_time, profile.dropped.load(std::memory_order_relaxed),
+             profile.sites.size(), profile.live_samples};
   if (profile.sites.size() <= site_capacity)
     for (size_t i = 0; i < profile.sites.size(); ++i) sites[i] = figures_of(profile.sites[i]);
   ptrdiff_t count = 0;

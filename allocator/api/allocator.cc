@@ -76,7 +76,8 @@ void sample_growth(void* address, size_t bytes, size_t old_bytes, uint32_t size_
   if constexpr (kBuild.stats) {
     ThreadCache* cache = thread_state.cache;
     if (bytes <= old_bytes || cache == &empty_cache || !sample_large(cache, bytes - old_bytes)) return;
-    report_sample({address, bytes, align_up(bytes, kPageBytes), bytes - old_bytes, size_class, true});
+    report_sample(
+        {address, bytes, align_up(bytes, kPageBytes), bytes - old_bytes, size_class, true, 0, cache->large_doublings});
   }
 }
 

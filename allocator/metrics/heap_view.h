@@ -98,6 +98,8 @@ struct Sample {
   bool is_growth;
   // An address in the slab that it would have come from, had it been no sample; 0: not known, or it has no slab.
   uintptr_t beside = 0;
+  // How often the interval was doubled when it was drawn: sample_interval(doublings).
+  uint32_t doublings = 0;
 };
 
 // Called by the allocator on cold paths; null until telemetry installs them.
@@ -130,6 +132,13 @@ HAKMEM_HIDDEN extern Hooks hooks;  // defined in metrics/hooks.cc (not in releas
 // Mean bytes allocated between two samples; 0 samples nothing. Any thread may
 // change it; a countdown already drawn runs out first.
 HAKMEM_HIDDEN extern std::atomic<uint64_t> sample_interval_bytes;
+
+// How often that is doubled for now, where samples come too fast. Written by telemetry; any thread draws by it.
+HAKMEM_HIDDEN extern std::atomic<uint32_t> sample_doublings;
+inline uint64_t sample_interval(uint32_t doublings) {
+  return sample_interval_bytes.load(std::memory_order_relaxed) << doublings;
+}
+inline uint64_t sample_interval() { return sample_interval(sample_doublings.load(std::memory_order_relaxed)); }
 
 // Whether samples are guarded (thread_cache/guard.h). Any thread may change it; what is
 // guarded stays so until it is free.

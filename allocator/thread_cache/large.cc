@@ -48,7 +48,8 @@ LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment
   }
   uint32_t size_class = is_large ? metrics::kLargeClass : metrics::kHugeClass;
   if (sample_large(cache, bytes))
-    report_sample({result.address, bytes, align_up(bytes, kPageBytes), bytes, size_class, false});
+    report_sample(
+        {result.address, bytes, align_up(bytes, kPageBytes), bytes, size_class, false, 0, cache->large_doublings});
   cache->counters.add<metrics::Metric::kAllocations>(size_class, 1);
   cache->exact.count_allocation(size_class);
   return result;

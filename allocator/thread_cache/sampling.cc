@@ -48,8 +48,8 @@ double exponential_variate(RandomGenerator& random) {
 }
 
 // Bytes until the next sample of a Poisson process over allocated bytes; negative: never.
-double draw_bytes(ThreadCache* cache) {
-  uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
+double draw_bytes(ThreadCache* cache, uint32_t doublings) {
+  uint64_t interval = metrics::sample_interval(doublings);
   return interval == 0 ? -1 : std::min(exponential_variate(cache->random) * static_cast<double>(interval), kMaxBytes);
 }
 
@@ -58,11 +58,22 @@ double draw_bytes(ThreadCache* cache) {
 // Rounding an exponential up to objects makes it geometric with
 // p = 1 - exp(-class size / mean), as it has to be.
 uint32_t draw_objects(ThreadCache* cache, uint32_t size_class) {
-  double bytes = draw_bytes(cache);
+  auto& countdown = cache->classes[size_class].countdown;
+  countdown.doublings = static_cast<uint8_t>(metrics::sample_doublings.load(std::memory_order_relaxed));
+  double bytes = draw_bytes(cache, countdown.doublings);
   double objects = bytes / kClassShapes[size_class].block_bytes;
-  cache->classes[size_class].countdown.is_sampling = bytes >= 0 && objects < kMaxCountdown;
+  countdown.is_sampling = bytes >= 0 && objects < kMaxCountdown;
   if (bytes < 0) return kObjectsWhileOff;
   return objects < kMaxCountdown ? static_cast<uint32_t>(objects) : kMaxCountdown;
+}
+
+// Whether a sample of so many bytes that was drawn with one interval is one with another. Where the interval became
+// longer, so many of those drawn are as there would have been; where it became shorter, each stands for more.
+bool is_sample_still(ThreadCache* cache, uint64_t bytes, uint32_t drawn_with, uint32_t doublings) {
+  if (doublings <= drawn_with) return true;
+  auto kept = static_cast<double>(metrics::sample_weight(bytes, metrics::sample_interval(drawn_with)));
+  auto all = static_cast<double>(metrics::sample_weight(bytes, metrics::sample_interval(doublings)));
+  return static_cast<double>(cache->random.next()) * 0x1p-64 * all < kept;
 }
 
 // The countdown has ended: begins the next, after the block that comes now. Whether
@@ -70,13 +81,17 @@ uint32_t draw_objects(ThreadCache* cache, uint32_t size_class) {
 bool draw(ThreadCache* cache, uint32_t size_class) {
   auto& countdown = cache->classes[size_class].countdown;
   bool is_due = countdown.is_sampling;
+  uint32_t drawn_with = countdown.doublings;
   uint32_t objects = draw_objects(cache, size_class);
   if (!is_due) {  // nothing was drawn for this block: the draw is for it too
     is_due = objects == 0;
     objects = is_due ? draw_objects(cache, size_class) : objects - 1;
+    drawn_with = countdown.doublings;
   }
   countdown.until_sample += 1 + objects;
-  return is_due && are_samples_wanted();
+  if (!is_due || !are_samples_wanted()) return false;
+  countdown.samples_doublings = static_cast<uint8_t>(std::max<uint32_t>(drawn_with, countdown.doublings));
+  return is_sample_still(cache, kClassShapes[size_class].block_bytes, drawn_with, countdown.doublings);
 }
 
 void* place_sample(ThreadCache* cache, uint32_t size_class) {
@@ -169,7 +184,7 @@ void count_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
 
 void tell_sample(const metrics::Sample& sample) {
   if (somebody_listens_to(hakmem_alloc_semaphore)) {
-    uint64_t interval = metrics::sample_interval_bytes.load(std::memory_order_relaxed);
+    uint64_t interval = metrics::sample_interval(sample.doublings);
     uint64_t bytes = sample.is_growth ? sample.drawn : sample.allocated;
     uint64_t weight = metrics::sample_weight(sample.drawn, interval) * bytes / metrics::kPartsOfObject;
     HAKMEM_PROBE3(hakmem_alloc_semaphore, otel_memory, alloc, sample.address, sample.requested, weight);
@@ -214,7 +229,8 @@ void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   if (sample != nullptr) {
     count_sample(cache, size_class, bytes);
     size_t block_bytes = kClassShapes[size_class].block_bytes;
-    report_sample({sample, bytes, block_bytes, block_bytes, size_class, false, next_in_line(cache, size_class)});
+    report_sample({sample, bytes, block_bytes, block_bytes, size_class, false, next_in_line(cache, size_class),
+                   countdown.samples_doublings});
     return sample;
   }
   --countdown.until_sample;  // nothing was allocated for it
@@ -236,7 +252,11 @@ uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, uint32_t cou
 
 bool sample_large(ThreadCache* cache, size_t bytes) {
   if constexpr (kBuild.stats) {
-    if (cache->bytes_until_large_sample == 0) cache->bytes_until_large_sample = static_cast<int64_t>(draw_bytes(cache));
+    uint32_t doublings = metrics::sample_doublings.load(std::memory_order_relaxed);
+    if (cache->bytes_until_large_sample == 0) {
+      cache->bytes_until_large_sample = static_cast<int64_t>(draw_bytes(cache, doublings));
+      cache->large_doublings = doublings;
+    }
     if (cache->bytes_until_large_sample < 0) {  // sampling is off; ask again next time
       cache->bytes_until_large_sample = 0;
       return false;
@@ -244,7 +264,8 @@ bool sample_large(ThreadCache* cache, size_t bytes) {
     cache->bytes_until_large_sample -= static_cast<int64_t>(bytes);
     if (cache->bytes_until_large_sample > 0) return false;
     cache->bytes_until_large_sample = 0;
-    if (!are_samples_wanted()) return false;
+    if (!are_samples_wanted() || !is_sample_still(cache, bytes, cache->large_doublings, doublings)) return false;
+    cache->large_doublings = std::max(cache->large_doublings, doublings);
     cache->counters.count<metrics::Metric::kSamples>();
     return true;
   }

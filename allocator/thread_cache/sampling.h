@@ -45,7 +45,7 @@ HAKMEM_COLD void* allocate_sample(ThreadCache* cache, uint32_t size_class, size_
 // Removes the samples from `blocks`, which have been taken out of the bin; how many are left.
 HAKMEM_COLD uint32_t remove_samples(SampleCountdown& countdown, Block** blocks, uint32_t count);
 
-// Draws for `bytes` of an allocation that has no class: whether it is a sample.
+// Draws for `bytes` of an allocation that has no class: whether it is a sample, of large_doublings.
 bool sample_large(ThreadCache* cache, size_t bytes);
 
 // Whether somebody listens to the probes otel_memory:alloc and otel_memory:free: written

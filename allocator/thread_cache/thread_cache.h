@@ -36,10 +36,12 @@ constexpr BinTable make_bin_table() {
 // When the next sample of a class is due (sampling.h). How many objects were
 // allocated follows from it.
 struct SampleCountdown {
-  uint32_t until_sample = 0;  // blocks before the sample: those in the bin, allocated since the last count, to come
-  int32_t not_offered = -1;   // of those to come, what `frees_left` does not let in; -1: it ends at the sample
-  uint32_t samples = 0;       // in the bin: null in place of a block
-  bool is_sampling = false;   // else a new countdown follows, and no sample
+  uint32_t until_sample = 0;      // blocks before the sample: those in the bin, allocated since the last count, to come
+  int32_t not_offered = -1;       // of those to come, what `frees_left` does not let in; -1: it ends at the sample
+  uint32_t samples = 0;           // in the bin: null in place of a block
+  bool is_sampling = false;       // else a new countdown follows, and no sample
+  uint8_t doublings = 0;          // of the interval that it was drawn with
+  uint8_t samples_doublings = 0;  // of the one that the samples in the bin were drawn with
 };
 
 struct ClassState {
@@ -101,6 +103,7 @@ struct alignas(64) ThreadCache {
   ClassState classes[kSizeClassCount]{};
   RandomGenerator random{1};
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
+  uint32_t large_doublings = 0;          // of the interval that it was drawn with
   size_t big_bytes = 0;                  // in the bins of big classes, as of their last frees
   [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};

@@ -51,7 +51,14 @@ class SampleInterval {
   SampleInterval& operator=(const SampleInterval&) = delete;
 
   static void follow(bool follow) {
-    if constexpr (kBuild.stats) metrics::hooks.on_sample = follow ? +[](const metrics::Sample&) {} : nullptr;
+    follow_by(follow ? +[](const metrics::Sample&) {} : nullptr);
+  }
+  static void follow_by(void (*hook)(const metrics::Sample&)) {
+    if constexpr (kBuild.stats) metrics::hooks.on_sample = hook;
+  }
+  // As telemetry does it where samples come too fast.
+  static void set_doublings(uint32_t doublings) {
+    if constexpr (kBuild.stats) metrics::sample_doublings = doublings;
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "allocator/api/allocator.h"
+#include "allocator/metrics/sample_weight.h"
 #include "allocator/shared_pool/heap.h"
 #include "allocator/thread_cache/lifetime.h"
 #include "tests/unit/support/accounts.h"
@@ -272,6 +273,28 @@ TEST_F(SamplingTest, NoneWhereNobodyLearnsOfThem) {
   EXPECT_GE(test::counter<Metric::kAllocations>(size_class_of(64)) - allocations, 990u);
   test::SampleInterval::follow(true);
   free(test::allocate_sampled(64));
+}
+
+TEST_F(SamplingTest, WhatTheyStandForIsRightWhileTheIntervalChanges) {
+  static double objects[2], squares[2];  // of a class, and of none
+  test::SampleInterval interval(256 * kKiB);
+  test::SampleInterval::follow_by([](const metrics::Sample& sample) {
+    double weight =
+        static_cast<double>(metrics::sample_weight(sample.drawn, metrics::sample_interval(sample.doublings))) /
+        metrics::kPartsOfObject;
+    objects[sample.size_class >= kSizeClassCount] += weight;
+    squares[sample.size_class >= kSizeClassCount] += weight * weight;
+  });
+  double counts[2] = {};
+  for (uint32_t round = 0; round < rounds(400); ++round) {
+    test::SampleInterval::set_doublings(round % 4);
+    for (int i = 0; i < 500; ++i, ++counts[0]) free(allocate(8 * kKiB));
+    for (int i = 0; i < 20; ++i, ++counts[1]) free(allocate(300 * kKiB));
+  }
+  test::SampleInterval::set_doublings(0);
+  // The sum of squares is about the variance of the sum.
+  for (int i : {0, 1}) EXPECT_NEAR(objects[i], counts[i], 5 * std::sqrt(squares[i]));
+  EXPECT_LT(std::sqrt(squares[0]), 0.05 * counts[0]);
 }
 
 TEST_F(SamplingTest, FewEmptySlabsStayForTheNextSamples) {
