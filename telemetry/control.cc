@@ -30,6 +30,7 @@ void follow_requests(Control* control) {
   uint64_t request = control->request.load(memory_order_acquire);
   if (request != control->answered.load(memory_order_relaxed)) {
     metrics::sample_interval_bytes.store(control->wanted_sample_bytes.load(memory_order_relaxed), memory_order_relaxed);
+    metrics::sample_doublings.store(0, memory_order_relaxed);  // telemetry doubles the default interval alone
     metrics::guards_samples.store(control->wanted_guard.load(memory_order_relaxed) != 0, memory_order_relaxed);
     want_endpoint(control->wanted_endpoint.load(memory_order_relaxed) == static_cast<uint64_t>(EndpointState::On));
   }

@@ -13,8 +13,9 @@ constexpr size_t kSitesAtOnce = 512;
 
 // The serving thread's own.
 struct Watch {
-  uint64_t start;  // of the first window; CLOCK_MONOTONIC, nanoseconds
-  uint64_t begin;  // of this one
+  uint64_t start;     // of the first window; CLOCK_MONOTONIC, nanoseconds
+  uint64_t begin;     // of this one
+  uint64_t interval;  // of samples, the longest that much of what is live may come from
 };
 constinit Watch watch{};
 
@@ -34,7 +35,9 @@ void offer(Suspects* list, uint32_t site) {
 void watch_growth(uint64_t now) {
   bool is_first = watch.begin == 0;
   if (!is_first && now - watch.begin < window_length(watch.begin - watch.start)) return;
-  uint64_t interval = metrics::sample_interval();
+  // What was sampled seldom lives on when samples come often again: the bounds of chance follow by halves.
+  uint64_t longest = profile.longest_interval.exchange(0, std::memory_order_relaxed);
+  uint64_t interval = watch.interval = std::max({metrics::sample_interval(), longest, watch.interval / 2});
   Suspects suspects{};
   for (size_t first = 0;; first += kSitesAtOnce) {
     ReadingScope scope;

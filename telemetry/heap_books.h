@@ -77,6 +77,7 @@ struct HeapProfile {
   std::atomic<uint64_t> dropped;
   Suspects suspects;
   SampleRate rate;
+  std::atomic<uint64_t> longest_interval;  // of samples, since growth was looked at last
   LifetimeFigures lifetimes;
 };
 HAKMEM_HIDDEN extern HeapProfile profile;

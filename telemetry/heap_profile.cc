@@ -208,6 +208,8 @@ void bound_rate(uint64_t now) {
   if (metrics::sample_interval_bytes.load(std::memory_order_relaxed) == metrics::kDefaultSampleIntervalBytes)
     doublings = profile.rate.after_sample(now, metrics::sample_doublings.load(std::memory_order_relaxed));
   metrics::sample_doublings.store(doublings, std::memory_order_relaxed);
+  uint64_t longest = profile.longest_interval.load(std::memory_order_relaxed);
+  profile.longest_interval.store(std::max(longest, metrics::sample_interval(doublings)), std::memory_order_relaxed);
 }
 
 bool is_live(uintptr_t address) {

@@ -136,7 +136,8 @@ HAKMEM_HIDDEN extern std::atomic<uint64_t> sample_interval_bytes;
 // How often that is doubled for now, where samples come too fast. Written by telemetry; any thread draws by it.
 HAKMEM_HIDDEN extern std::atomic<uint32_t> sample_doublings;
 inline uint64_t sample_interval(uint32_t doublings) {
-  return sample_interval_bytes.load(std::memory_order_relaxed) << doublings;
+  uint64_t bytes = sample_interval_bytes.load(std::memory_order_relaxed);
+  return bytes > UINT64_MAX >> doublings ? UINT64_MAX : bytes << doublings;
 }
 inline uint64_t sample_interval() { return sample_interval(sample_doublings.load(std::memory_order_relaxed)); }
 

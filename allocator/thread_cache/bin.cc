@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "allocator/thread_cache/internal.h"
 
@@ -250,7 +251,7 @@ void free_counted_out(Block* block, Slab* slab) {
     return free_inside(block);
   if (shape.is_big) return free_big(block, slab);
   ClassState& state = cache->classes[size_class];
-  state.is_used = true;
+  bool is_first = !std::exchange(state.is_used, true);
   uint32_t blocks = cache->blocks_in_bin(size_class);
   uint32_t limit = state.bin_limit;
   if (blocks == limit) [[unlikely]]
@@ -259,7 +260,7 @@ void free_counted_out(Block* block, Slab* slab) {
   if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
     return free_at_sample(block, slab);
   // The bin has been allocated from: it may fill more.
-  limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
+  if (!is_first) limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
   state.bin_limit = limit;
   push_with_room(state, bin, block, limit - (blocks + 1));
   // Small bins come here often.

@@ -67,10 +67,10 @@ uint32_t draw_objects(ThreadCache* cache, uint32_t size_class) {
   return objects < kMaxCountdown ? static_cast<uint32_t>(objects) : kMaxCountdown;
 }
 
-// Whether a sample of so many bytes that was drawn with one interval is one with another. Where the interval became
-// longer, so many of those drawn are as there would have been; where it became shorter, each stands for more.
+// Whether a sample of so many bytes that was drawn with one interval is one with a longer one, too: so many of those
+// drawn are as there would have been.
 bool is_sample_still(ThreadCache* cache, uint64_t bytes, uint32_t drawn_with, uint32_t doublings) {
-  if (doublings <= drawn_with) return true;
+  if (doublings == drawn_with) return true;
   auto kept = static_cast<double>(metrics::sample_weight(bytes, metrics::sample_interval(drawn_with)));
   auto all = static_cast<double>(metrics::sample_weight(bytes, metrics::sample_interval(doublings)));
   return static_cast<double>(cache->random.next()) * 0x1p-64 * all < kept;
@@ -90,8 +90,13 @@ bool draw(ThreadCache* cache, uint32_t size_class) {
   }
   countdown.until_sample += 1 + objects;
   if (!is_due || !are_samples_wanted()) return false;
-  countdown.samples_doublings = static_cast<uint8_t>(std::max<uint32_t>(drawn_with, countdown.doublings));
-  return is_sample_still(cache, kClassShapes[size_class].block_bytes, drawn_with, countdown.doublings);
+  // Where the interval became shorter it stands for more than those drawn from now on. Those that wait in the bin are
+  // told alike, as the first of them was drawn: with a longer interval as a rule, or they will soon be gone.
+  uint32_t doublings = std::max(drawn_with, uint32_t{countdown.doublings});
+  if (countdown.samples != 0) doublings = std::max(doublings, uint32_t{countdown.samples_doublings});
+  if (!is_sample_still(cache, kClassShapes[size_class].block_bytes, drawn_with, doublings)) return false;
+  if (countdown.samples == 0) countdown.samples_doublings = static_cast<uint8_t>(doublings);
+  return true;
 }
 
 void* place_sample(ThreadCache* cache, uint32_t size_class) {
@@ -134,8 +139,11 @@ Slab* keep_empty(Slab* slab) HAKMEM_REQUIRES(sampled_slabs.lock) {
     std::replace(std::begin(sampled_slabs.kept), std::end(sampled_slabs.kept), slab, static_cast<Slab*>(nullptr));
     return slab;
   }
-  if (std::ranges::find(sampled_slabs.kept, slab) != std::end(sampled_slabs.kept)) return nullptr;
-  Slab* other = std::exchange(sampled_slabs.kept[sampled_slabs.next_kept++ % SampledSlabs::kKept], slab);
+  auto& kept = sampled_slabs.kept;
+  if (std::ranges::find(kept, slab) != std::end(kept)) return nullptr;
+  Slab** place = std::ranges::find(kept, nullptr);
+  if (place == std::end(kept)) place = &kept[sampled_slabs.next_kept++ % SampledSlabs::kKept];
+  Slab* other = std::exchange(*place, slab);
   return other != nullptr && other->used == 0 ? other : nullptr;
 }
 
@@ -264,8 +272,9 @@ bool sample_large(ThreadCache* cache, size_t bytes) {
     cache->bytes_until_large_sample -= static_cast<int64_t>(bytes);
     if (cache->bytes_until_large_sample > 0) return false;
     cache->bytes_until_large_sample = 0;
+    doublings = std::max(cache->large_doublings, doublings);
     if (!are_samples_wanted() || !is_sample_still(cache, bytes, cache->large_doublings, doublings)) return false;
-    cache->large_doublings = std::max(cache->large_doublings, doublings);
+    cache->large_doublings = doublings;
     cache->counters.count<metrics::Metric::kSamples>();
     return true;
   }

@@ -118,7 +118,7 @@ export const requests: RowSpec = {
       ...kThird,
       width: 12,
       title: 'Allocations by size class',
-      about: 'Where the allocation traffic is, as of each thread\'s last refill or sample of the class.',
+      about: 'Where the allocation traffic is, as of each thread\'s last refill of the class, or of when a sample of it was due.',
       unit: 'ops',
       stacked: true,
       queries: [{ expr: bySizeClass(rate('hakmem_allocations_total')), legend: '{{size_class}}' }],

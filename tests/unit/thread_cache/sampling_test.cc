@@ -277,7 +277,7 @@ TEST_F(SamplingTest, NoneWhereNobodyLearnsOfThem) {
 
 TEST_F(SamplingTest, WhatTheyStandForIsRightWhileTheIntervalChanges) {
   static double objects[2], squares[2];  // of a class, and of none
-  test::SampleInterval interval(256 * kKiB);
+  test::SampleInterval interval(64 * kKiB);
   test::SampleInterval::follow_by([](const metrics::Sample& sample) {
     double weight =
         static_cast<double>(metrics::sample_weight(sample.drawn, metrics::sample_interval(sample.doublings))) /
@@ -286,15 +286,20 @@ TEST_F(SamplingTest, WhatTheyStandForIsRightWhileTheIntervalChanges) {
     squares[sample.size_class >= kSizeClassCount] += weight * weight;
   });
   double counts[2] = {};
-  for (uint32_t round = 0; round < rounds(400); ++round) {
-    test::SampleInterval::set_doublings(round % 4);
-    for (int i = 0; i < 500; ++i, ++counts[0]) free(allocate(8 * kKiB));
-    for (int i = 0; i < 20; ++i, ++counts[1]) free(allocate(300 * kKiB));
+  // Each countdown with the longer interval goes on for many rounds, and most of the others end in theirs.
+  for (uint32_t round = 0; round < rounds(10'000); ++round) {
+    test::SampleInterval::set_doublings(round % 2 * 5);
+    for (int i = 0; i < 20; ++i, ++counts[0]) free(allocate(8 * kKiB));
+    if (round % 8 >= 2) continue;
+    for (int i = 0; i < 10; ++i, ++counts[1]) free(allocate(300 * kKiB));
   }
   test::SampleInterval::set_doublings(0);
-  // The sum of squares is about the variance of the sum.
-  for (int i : {0, 1}) EXPECT_NEAR(objects[i], counts[i], 5 * std::sqrt(squares[i]));
-  EXPECT_LT(std::sqrt(squares[0]), 0.05 * counts[0]);
+  // The sum of squares is about the variance of the sum. Told by the present interval they would be too few by
+  // half, and too many without the choice among those drawn with the shorter one.
+  for (int i : {0, 1}) {
+    EXPECT_NEAR(objects[i], counts[i], 5 * std::sqrt(squares[i]));
+    EXPECT_LT(5 * std::sqrt(squares[i]), 0.3 * counts[i]);
+  }
 }
 
 TEST_F(SamplingTest, FewEmptySlabsStayForTheNextSamples) {
