@@ -162,43 +162,6 @@ uint64_t resident_in(const KnownSuperslab& superslab, size_t first, size_t units
   return resident * kKernelPageBytes;
 }
 
-void add_large(SlabTotals* totals, uint64_t requested, uint64_t resident, uint64_t sign = 1) {
-  uint64_t live = std::min(requested, resident);
-  totals->large_resident_live += sign * live;
-  totals->large_resident_internal += sign * (resident - live);
-}
-
-// The quarter that a share of `whole` lies in; `part` is not 0.
-size_t quarter_of(uint64_t part, uint64_t whole) {
-  return size_t{4 * part > whole} + size_t{4 * part > 2 * whole} + size_t{4 * part > 3 * whole};
-}
-
-// A slab whose figures can be: used <= carved <= capacity. `sign` is 1, or -1 to take off what was added.
-inline void add_slab(SlabTotals* all, const metrics::SlabView& slab, uint64_t resident, uint64_t sign) {
-  ClassTotals& totals = all->classes[slab.size_class];
-  totals.slabs[static_cast<size_t>(slab.state)] += sign;
-  totals.slab_bytes += sign * slab.bytes;
-  totals.capacity_objects += sign * slab.capacity;
-  totals.carved += sign * slab.carved * slab.block_bytes;
-  totals.used_objects += sign * slab.used;
-  totals.used += sign * slab.used * slab.block_bytes;
-  totals.remote_objects += sign * slab.remote;
-  if (slab.used != 0 && slab.size_class != metrics::kLargeClass) {
-    totals.by_occupancy[quarter_of(slab.used, slab.capacity)] += sign;
-    totals.holding_bytes += sign * slab.bytes;
-    totals.holding_objects += sign * slab.capacity;
-    totals.pinned += sign * (slab.carved - slab.used) * slab.block_bytes;
-  }
-  if (slab.size_class == metrics::kLargeClass) {
-    totals.requested += sign * slab.requested_bytes;
-    add_large(all, slab.requested_bytes, resident, sign);
-  } else if (slab.used == 0) {
-    all->empty_slab_resident += sign * resident;
-  } else {
-    totals.resident += sign * resident;
-  }
-}
-
 void add_resting(const metrics::HeapView& view, SlabTotals* totals, const KnownSuperslab& superslab,
                  const RestingSlab& slab, size_t unit_bytes, uint64_t sign) {
   bool is_large = slab.size_class == metrics::kLargeClass;

@@ -5,35 +5,9 @@
 
 #include "allocator/metrics/heap_view.h"
 #include "telemetry/residency.h"
+#include "telemetry/slab_totals.h"
 
 namespace hakmem::telemetry {
-
-// What a walk finds of one size class; bytes unless it says objects.
-struct ClassTotals {
-  uint64_t slabs[metrics::kCountOf<metrics::SlabState>];
-  uint64_t slab_bytes;
-  uint64_t capacity_objects;
-  uint64_t carved;          // bytes carved into blocks so far
-  uint64_t used_objects;    // thread caches included
-  uint64_t used;            // bytes of them
-  uint64_t listed_objects;  // of those: waiting in thread caches
-  uint64_t requested;       // large and huge: what was asked for, exact
-  uint64_t resident;        // of slabs with at least one used object
-  // Of slabs with at least one used object:
-  uint64_t by_occupancy[metrics::kCountOf<metrics::Occupancy>];
-  uint64_t holding_bytes;    // their spans
-  uint64_t holding_objects;  // that fit into them
-  uint64_t pinned;           // bytes carved and free in them
-  uint64_t remote_objects;   // waiting on remote lists
-};
-
-// What slabs add to. Unsigned: who subtracts what was added is exact.
-struct SlabTotals {
-  ClassTotals classes[metrics::kSizeClassCount];
-  uint64_t empty_slab_resident;
-  uint64_t large_resident_live;  // large and huge: resident and requested
-  uint64_t large_resident_internal;
-};
 
 struct HeapTotals : SlabTotals {
   uint64_t superslabs[metrics::kCountOf<metrics::SuperslabState>];

@@ -287,7 +287,7 @@ TEST_F(SamplingTest, WhatTheyStandForIsRightWhileTheIntervalChanges) {
   });
   double counts[2] = {};
   // Each countdown with the longer interval goes on for many rounds, and most of the others end in theirs.
-  for (uint32_t round = 0; round < rounds(10'000); ++round) {
+  for (uint32_t round = 0; round < 10000; ++round) {
     test::SampleInterval::set_doublings(round % 2 * 5);
     for (int i = 0; i < 20; ++i, ++counts[0]) free(allocate(8 * kKiB));
     if (round % 8 >= 2) continue;
