@@ -120,11 +120,11 @@ void read_identity(Identity* identity) {
 }
 
 // A new file, or null with errno.
-void* make_file(const Identity& identity) {
+void* make_file(const Identity& identity, uint32_t shards) {
   int directory = open_directory();
   if (directory < 0) return nullptr;
   if (identity.nonce % kSweepInterval == 0) sweep_as_needed(directory, identity.pid_namespace);
-  bool has_room = directory_has_room(directory, identity.pid_namespace, page_bytes(kFirstShards));
+  bool has_room = directory_has_room(directory, identity.pid_namespace, page_bytes(shards));
   int reason_of_refusal = errno;
   close(directory);
   errno = reason_of_refusal;
@@ -138,7 +138,7 @@ void* make_file(const Identity& identity) {
     fd = open(writer.path, kFlags, 0600);
   }
   if (fd < 0) return nullptr;
-  void* address = map_file(fd, page_bytes(kFirstShards));
+  void* address = map_file(fd, page_bytes(shards));
   int error = errno;
   if (address == nullptr) unlink(writer.path);
   close(fd);
@@ -146,20 +146,35 @@ void* make_file(const Identity& identity) {
   return address;
 }
 
-void fill_header(PageHeader* header, const Identity& identity) {
+void fill_header(PageHeader* header, const Identity& identity, uint32_t shards) {
   header->layout_version = kLayoutVersion;
   header->header_bytes = sizeof(PageHeader);
   header->catalogue_hash = kCatalogueHash;
   header->identity = identity;
   strncpy(header->version, HAKMEM_VERSION, sizeof header->version - 1);
   strncpy(header->build, kBuild.name, sizeof header->build - 1);
-  header->shard_count.store(kFirstShards, std::memory_order_relaxed);
+  header->shard_count.store(shards, std::memory_order_relaxed);
   for (uint32_t size_class = 0; size_class < metrics::kSizeClassCount; ++size_class)
     header->class_bytes[size_class] = static_cast<uint32_t>(metrics::heap_view.class_bytes(size_class));
   Slot* figures = publish_slots(header);
   for_each_published_gauge(
       [&](uint32_t slot) { figures[slot].store(encode_gauge(kNotMeasured), std::memory_order_relaxed); });
   prepare_control(control(header));
+}
+
+// One for each thread, and one for all others.
+uint32_t shards_for(uint32_t threads) {
+  uint32_t shards = kFirstShards;
+  while (shards < kMaxShards && shards <= threads) shards *= 2;
+  return shards;
+}
+
+uint32_t count_threads() {
+  uint32_t threads = 0;
+  metrics::heap_view.visit_threads(
+      [](void* count, const metrics::ThreadCacheView& cache) { *static_cast<uint32_t*>(count) += cache.is_thread; },
+      &threads);
+  return threads;
 }
 
 void use(void* address, size_t bytes) { writer.mappings[writer.mapping_count++] = {address, bytes}; }
@@ -201,7 +216,8 @@ void create_page(bool report, bool private_instead) {
   }
   Identity identity{};
   read_identity(&identity);
-  void* address = make_file(identity);
+  uint32_t shards = shards_for(count_threads());
+  void* address = make_file(identity, shards);
   PageHome home = PageHome::File;
   if (address == nullptr) {
     if (report) {
@@ -214,7 +230,7 @@ void create_page(bool report, bool private_instead) {
     writer.path[0] = '\0';
     home = PageHome::Refused;
     if (private_instead) {
-      address = mmap(nullptr, page_bytes(kFirstShards), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      address = mmap(nullptr, page_bytes(shards), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (address == MAP_FAILED) {
         address = nullptr;
       } else {
@@ -224,9 +240,9 @@ void create_page(bool report, bool private_instead) {
   }
   if (address != nullptr) {
     auto* header = static_cast<PageHeader*>(address);
-    fill_header(header, identity);
-    use(address, page_bytes(kFirstShards));
-    Sink::grow(metrics::counter_sink, shard_slots(address), kFirstShards);
+    fill_header(header, identity, shards);
+    use(address, page_bytes(shards));
+    Sink::grow(metrics::counter_sink, shard_slots(address), shards);
     drain_initial_shard();
     // Only now, with the counters of before in it, may the page be read.
     Publication<>::finish(header->magic, kPageMagic);
@@ -238,8 +254,7 @@ void grow_page(uint32_t threads) {
   PageHeader* header = page();
   if (header == nullptr || page_home() != PageHome::File) return;
   uint32_t shards = header->shard_count.load(std::memory_order_relaxed);
-  uint32_t wanted = shards;
-  while (wanted < kMaxShards && wanted <= threads) wanted *= 2;
+  uint32_t wanted = std::max(shards, shards_for(threads));
   if (wanted == shards || writer.mapping_count == kMaxMappings) return;
   size_t bytes = page_bytes(wanted);
   int directory = open_directory();

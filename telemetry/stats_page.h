@@ -28,7 +28,7 @@ using Slot = std::atomic<uint64_t>;
 
 inline constexpr uint64_t kPageMagic = 0x3165676170616b68;  // "hkapage1" in memory
 inline constexpr uint32_t kLayoutVersion = 4;
-inline constexpr uint32_t kFirstShards = 2;  // of a new page: for the first thread, and for all others
+inline constexpr uint32_t kFirstShards = 2;  // of the page of one thread: for that, and for all others
 
 constexpr uint64_t hash_text(uint64_t hash, const char* text) {
   for (; *text != '\0'; ++text) hash = (hash ^ static_cast<uint8_t>(*text)) * 0x100000001b3;  // FNV-1a
