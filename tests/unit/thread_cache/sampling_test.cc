@@ -294,8 +294,7 @@ TEST_F(SamplingTest, WhatTheyStandForIsRightWhileTheIntervalChanges) {
     for (int i = 0; i < 10; ++i, ++counts[1]) free(allocate(300 * kKiB));
   }
   test::SampleInterval::set_doublings(0);
-  // The sum of squares is about the variance of the sum. Told by the present interval they would be too few by
-  // half, and too many without the choice among those drawn with the shorter one.
+  // The sum of squares is about the variance of the sum.
   for (int i : {0, 1}) {
     EXPECT_NEAR(objects[i], counts[i], 5 * std::sqrt(squares[i]));
     EXPECT_LT(5 * std::sqrt(squares[i]), 0.3 * counts[i]);
