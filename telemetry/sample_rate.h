@@ -5,8 +5,8 @@
 
 namespace hakmem::telemetry {
 
-// A sample costs some 2,000 instructions, with its stack. Where a program allocates gigabytes a second, more of them tell
-// nothing new: then the interval between two is doubled, as often as it takes. By one thread at a time.
+// A sample costs some 2,000 instructions, with its stack. Where a program allocates gigabytes a second, more of them
+// tell nothing new: then the interval between two is doubled, as often as it takes. By one thread at a time.
 class SampleRate {
  public:
   static constexpr uint64_t kMost = 2000;   // a second: beyond, the interval becomes longer
