@@ -133,6 +133,12 @@ WORKLOADS = (
         heap=(),
         full=("--rounds=3000",),
     ),
+    Workload(
+        name="service",
+        description="sixteen threads answer requests with blocks of all sizes to 64 KiB and keep some in a shared store",
+        heap=("--threads=16", "--store=4096", "--store-period=2"),
+        full=("--requests=6000",),
+    ),
 )
 
 # Time in seconds that the micro benchmarks spend on each benchmark of a run.

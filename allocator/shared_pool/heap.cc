@@ -5,6 +5,7 @@ namespace hakmem {
 HAKMEM_LARGE_DATA constinit Heap heap;
 
 void Heap::decay_now(uint32_t shard) {
+  age_.fetch_add(1, std::memory_order_relaxed);
   superslabs.decay(shard);
   huge.decay(shard);
   drain_due_.store(true, std::memory_order_relaxed);

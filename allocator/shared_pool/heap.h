@@ -48,6 +48,9 @@ struct Heap {
     return drain_due_.load(std::memory_order_relaxed) && drain_due_.exchange(false, std::memory_order_relaxed);
   }
 
+  // In seconds, of those in which something called decay().
+  uint32_t age() const { return age_.load(std::memory_order_relaxed); }
+
   // Unmaps what holds nothing: retained huge mappings, empty superslabs, and
   // under a limit of the address space the ends of reservations. The kernel
   // has refused a mapping. True when there was something.
@@ -65,6 +68,7 @@ struct Heap {
 
  private:
   std::atomic<bool> drain_due_{false};
+  std::atomic<uint32_t> age_{0};  // written by whoever the clock tells
 };
 
 HAKMEM_HIDDEN extern Heap heap;

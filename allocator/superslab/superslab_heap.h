@@ -85,6 +85,8 @@ class SuperslabHeap {
     Superslab* superslab = slab->superslab;
     uint32_t run = bit_run(static_cast<uint32_t>(slab - superslab->slabs), slab->units);
     used_bytes_ -= slab->units * kUnitBytes;
+    if (slab->size_class < kSizeClassCount && slab->carved != slab->shape().capacity)
+      huge_pages_.slab_not_begun(slab->units * kUnitBytes);
     retained_bytes_.store(retained_bytes() + slab->units * kUnitBytes, std::memory_order_relaxed);
     slab->clear_free_map();
     slab->used = slab->carved = 0;
@@ -109,6 +111,7 @@ class SuperslabHeap {
   void decay(uint32_t shard) {
     lock_.lock();
     size_t excess = policy_.decay(retained_bytes());
+    huge_pages_.settle();
     lock_.unlock();
     if (excess > 0) purge(excess, shard);
   }
@@ -203,6 +206,8 @@ class SuperslabHeap {
   size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
   // As HugePagePolicy.
   void set_thread_count(uint32_t count) { huge_pages_.set_thread_count(count); }
+  // All blocks of the slab have been carved now. Any thread.
+  void slab_carved_to_end(const Slab* slab) { huge_pages_.slab_not_begun(slab->units * kUnitBytes); }
 
   // All there ever were, in the order in which they were first mapped, also those that are released now.
   // Any thread, no lock.
@@ -305,6 +310,7 @@ class SuperslabHeap {
     slab->zeroed = dirty_units == 0;
     slab->carve_time.clear();
     slab->state = state;
+    if (size_class < kSizeClassCount) huge_pages_.slab_begun(units * kUnitBytes);
     superslab->mark_changed();
     return slab;
   }
@@ -386,7 +392,7 @@ class SuperslabHeap {
   size_t used_bytes_ HAKMEM_GUARDED_BY(lock_) = 0;
   std::atomic<size_t> retained_bytes_{0};                   // written under lock_; free units that hold pages
   std::atomic<uint32_t> readers_{0};                        // visits of views under way
-  HugePagePolicy huge_pages_;                               // used under lock_, but for the count of threads
+  HugePagePolicy huge_pages_;                               // used under lock_, but where it says otherwise
   SuperslabRecords<Memory> records_;                        // changed under lock_
   Superslab* released_ HAKMEM_GUARDED_BY(lock_) = nullptr;  // unmapped superslabs, through next
   SuperslabBins bins_ HAKMEM_GUARDED_BY(lock_);

@@ -35,10 +35,10 @@ bool has_room_for_big(ThreadCache* cache, uint32_t size_class) {
   if (cache->blocks_in_bin(size_class) == shape.capacity) return false;
   size_t bytes = kClassShapes[size_class].block_bytes;
   count_big_bytes(cache, size_class);
-  if (cache->big_bytes + bytes <= kBigBytes) return true;
+  if (cache->big_bytes + bytes <= cache->most_big_bytes) return true;
   // Allocations took from the others meanwhile.
   for (uint32_t i = kSizeClassCount; kBinShapes[--i].is_big;) count_big_bytes(cache, i);
-  return cache->big_bytes + bytes <= kBigBytes;
+  return cache->big_bytes + bytes <= cache->most_big_bytes;
 }
 
 // `count` blocks have been taken out of a bin: how many are left without samples.
@@ -141,10 +141,10 @@ void check_bins(const ThreadCache* cache) {
   }
 }
 
-void flush_bin(ThreadCache* cache, uint32_t size_class) {
+void trim_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
   Bin& bin = cache->bins[size_class];
   Block** blocks = bin.top;
-  uint32_t count = cache->blocks_in_bin(size_class);
+  uint32_t count = cache->blocks_in_bin(size_class) - kept;
   // In a child forked in between, blocks may be lost but never stand in two places.
   bin.top += count;
   std::atomic_signal_fence(std::memory_order_release);
@@ -213,6 +213,7 @@ inline void push_with_room(ClassState& state, Bin& bin, Block* block, uint32_t r
     return free_at_sample(block, slab);
   uint32_t room = state.bin_limit - cache->blocks_in_bin(size_class) - 1;
   push_with_room(state, cache->bins[size_class], block, room);
+  look_for_idle(cache);
 }
 
 // Of a big class: each free is a look.
@@ -237,6 +238,7 @@ inline void push_with_room(ClassState& state, Bin& bin, Block* block, uint32_t r
   if (state.to_send_home > 0) state.to_send_home = std::min(state.to_send_home + more, kSentHome);
   // A program in a steady state comes to no other cold path.
   heap.decay(cache->shard);
+  look_for_idle(cache);
 }
 
 }  // namespace
@@ -247,6 +249,7 @@ void free_counted_out(Block* block, Slab* slab) {
   const BinShape& shape = kBinShapes[size_class];
   Bin& bin = cache->bins[size_class];
   bin.frees_left = 1;  // the block is not in it yet
+  cache->classes[size_class].was_counted_out = true;
   if (!slab->is_block_start(reinterpret_cast<uintptr_t>(block))) [[unlikely]]
     return free_inside(block);
   if (shape.is_big) return free_big(block, slab);

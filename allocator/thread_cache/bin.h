@@ -61,9 +61,11 @@ inline constexpr size_t kPassedOnBytes = 16 * kKiB;
 inline constexpr uint32_t kMinPassedOnBlocks = 2;
 
 // Each free of a block above this size is looked at, since what a thread keeps
-// of all big classes together is bounded: by kBigBytes.
+// of all big classes together is bounded: by kBigBytes, and among many threads by less.
 inline constexpr size_t kBigBlockBytes = 32 * kKiB;
 inline constexpr size_t kBigBytes = 1 * kMiB;
+inline constexpr size_t kBigBytesOfAll = 2 * kMiB;
+inline constexpr size_t kLeastBigBytes = 256 * kKiB;
 
 constexpr std::array<BinShape, kSizeClassCount> make_bin_shapes() {
   std::array<BinShape, kSizeClassCount> shapes{};

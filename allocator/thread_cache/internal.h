@@ -62,8 +62,17 @@ inline void offer_bin(ThreadCache* cache, uint32_t size_class) {
   offer_room(cache, size_class, is_big ? 0 : cache->classes[size_class].bin_limit - cache->blocks_in_bin(size_class));
 }
 
-// Gives all blocks of a bin back to their slabs.
-void flush_bin(ThreadCache* cache, uint32_t size_class);
+// Gives the newest blocks of a bin back to their slabs, all but `kept`.
+void trim_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept);
+
+// Gives back what the thread has of classes that it does not use, some of it; called until it is through. Where
+// no bin, slab or list of the thread is half changed.
+HAKMEM_COLD void release_idle(ThreadCache* cache);
+inline constexpr uint32_t kSecondsBetweenLooks = 2;  // more than one goes by between two looks then
+inline void look_for_idle(ThreadCache* cache) {
+  if (heap.age() - cache->age >= kSecondsBetweenLooks) [[unlikely]]
+    release_idle(cache);
+}
 
 // Gives pooled blocks back to their slabs: all, or those that nobody asked for.
 enum class Drain : uint8_t { kAll, kIdle };
@@ -132,8 +141,9 @@ void adopt_orphans(ThreadCache* cache);
 // Whether this is the cache of ended threads.
 bool is_late(const ThreadCache* cache);
 
-// Whether more than one thread has a cache now.
-bool has_other_threads();
+// How many threads have a cache now; 0 when the last one has ended.
+uint32_t thread_count();
+inline bool has_other_threads() { return thread_count() > 1; }
 
 void call_transition_hook();
 

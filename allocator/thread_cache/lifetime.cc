@@ -161,7 +161,7 @@ void flush_bins(ThreadCache* cache) {
     ClassState& state = cache->classes[size_class];
     if (!state.is_used) continue;
     if constexpr (kBuild.stats) count_allocations(cache, size_class);
-    flush_bin(cache, size_class);
+    trim_bin(cache, size_class, 0);
     // Another thread may have the cache next, which need not only pass blocks on as this one did.
     state.bin_limit = std::max(state.bin_limit, std::min(kBinShapes[size_class].capacity, kFirstBinLimit));
     state.to_send_home = -kSentHome;
@@ -276,6 +276,8 @@ ThreadCache* start_thread() {
       process_started = true;
       if (is_first) heap.superslabs.prime();
       cache->random = RandomGenerator(seed);
+      cache->age = heap.age();
+      cache->next_to_look_at = 0;
       cache->counters.follow_sink(cache->shard);
       // Under the lock: a child that a signal handler forks finds the cache taken and
       // this thread its user, or neither.
@@ -337,7 +339,7 @@ void adopt_orphans(ThreadCache* cache) {
 
 bool is_late(const ThreadCache* cache) { return cache == &late_cache; }
 
-bool has_other_threads() { return threads_running.load(std::memory_order_relaxed) > 1; }
+uint32_t thread_count() { return threads_running.load(std::memory_order_relaxed); }
 
 void call_transition_hook() {
   if constexpr (kBuild.stats) {

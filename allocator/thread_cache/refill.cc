@@ -73,7 +73,10 @@ uint32_t carve(ThreadCache* cache, Bin& bin, Slab* slab, uint32_t limit, [[maybe
   std::atomic_signal_fence(std::memory_order_release);
   bin.top = top;
   slab->carve_time.stop();
-  if (slab->carved == shape.capacity) slab->carve_time.observe(cache->shard);
+  if (slab->carved == shape.capacity) {
+    heap.superslabs.slab_carved_to_end(slab);
+    slab->carve_time.observe(cache->shard);
+  }
   return count;
 }
 
@@ -88,12 +91,16 @@ Batch take_batch(ThreadCache* cache, Slab* slab, uint32_t limit) {
     batch.source = RefillSource::RemoteFrees;
     collect_remote(cache, slab);
   }
-  uint32_t& doublings = cache->classes[slab->size_class].carve_doublings;
+  ClassState& state = cache->classes[slab->size_class];
+  uint32_t& doublings = state.carve_doublings;
   if (slab->listed() != 0) {
     doublings = 0;
     batch.count = take_listed(bin, slab, limit);
   } else if (slab->carved < slab->shape().capacity) {
-    uint32_t fresh = uint32_t{slab->shape().refill_objects} << doublings;
+    uint32_t least = slab->shape().refill_objects;
+    uint32_t fresh = least << doublings;
+    // Of the first slab not much more than was needed before: many threads have one of many classes.
+    if (state.taken <= 1) fresh = std::min(fresh, std::max(least, slab->carved / 2));
     bool is_growing = doublings > 0;
     if (doublings < kRefillDoublings) ++doublings;
     batch = {carve(cache, bin, slab, fresh < limit ? fresh : limit, is_growing), RefillSource::FreshCarve};
@@ -205,6 +212,8 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
 [[gnu::noinline]] void* refill_and_allocate(ThreadCache* cache, uint32_t size_class, size_t bytes) {
   ClassState& state = cache->classes[size_class];
   state.is_used = true;
+  state.was_refilled = true;
+  look_for_idle(cache);
   uint32_t limit = state.bin_limit / 2;
   if (limit > kMaxRefillBlocks) limit = kMaxRefillBlocks;
   if constexpr (kBuild.stats) count_allocations(cache, size_class);

@@ -118,6 +118,7 @@ void* place_sample(ThreadCache* cache, uint32_t size_class) {
     } else {
       block = reinterpret_cast<Block*>(slab->start + size_t{slab->carved} * slab->shape().block_bytes);
       std::atomic_ref(slab->carved).store(slab->carved + 1, std::memory_order_relaxed);  // read by frees
+      if (slab->carved == slab->shape().capacity) heap.superslabs.slab_carved_to_end(slab);
     }
     ++slab->used;
     slab->superslab->mark_changed();

@@ -5,7 +5,7 @@
 // free it, the record of its slab. A refill fills an empty bin from the shared
 // pool or the class's current slab; a full bin gives its newest blocks to the
 // pool or back to their slabs. Everything but the hot path is in the other files
-// of this folder: bin.cc, refill.cc, free.cc, sampling.cc, large.cc, lifetime.cc;
+// of this folder: bin.cc, refill.cc, free.cc, idle.cc, sampling.cc, large.cc, lifetime.cc;
 // and what a hardened build does besides, in hardened.cc.
 #pragma once
 
@@ -57,7 +57,11 @@ struct ClassState {
   bool is_used = false;               // since the thread began: else it has no block and no slab of the class
   uint32_t carve_doublings = 0;       // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;            // of a big class: in its bin when big_bytes was counted last
-  SampleCountdown countdown;          // builds with statistics
+  bool was_refilled = false;          // since release_idle() looked last
+  bool was_counted_out = false;       // the bin's frees, since then
+  uint32_t blocks_seen = 0;           // in the bin then
+  uint32_t frees_left_seen = 0;
+  SampleCountdown countdown;  // builds with statistics
 
   // Whether the thread allocates from the class, or frees what it allocated; one that does not
   // passes on what others allocate. In a burst of frees the current slab is the first to come back.
@@ -104,7 +108,10 @@ struct alignas(64) ThreadCache {
   RandomGenerator random{1};
   int64_t bytes_until_large_sample = 0;  // large and huge allocations draw per call
   uint32_t large_doublings = 0;          // of the interval that it was drawn with
+  uint32_t age = 0;                      // of the heap, when release_idle() was through last
+  uint32_t next_to_look_at = 0;          // its next class
   size_t big_bytes = 0;                  // in the bins of big classes, as of their last frees
+  size_t most_big_bytes = kBigBytes;     // by how many threads there are, as of the last look for idle classes
   [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
 

@@ -1,8 +1,12 @@
 // How much resident memory there may be for what is live, where blocks go from
-// one thread to another for long, and where a thread that held most goes idle.
+// one thread to another for long, where a thread that held most goes idle, and where many threads use many sizes.
+#include <malloc.h>
 #include <pthread.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <barrier>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -181,6 +185,58 @@ void idle_thread() {
   idle.join();
 }
 
+// One request of a service: 60 blocks of up to 64 KiB, most of them small, all freed at its end.
+void serve(Random& random) {
+  std::array<void*, 60> blocks;
+  for (void*& block : blocks) {
+    size_t size = random.log_uniform_size(static_cast<uint32_t>(random.below(17)));
+    block = malloc(size);
+    CHECK(block != nullptr);
+    memset(block, 1, size);
+  }
+  for (void* block : blocks) free(block);
+}
+
+// Many threads use every class a little: what they keep of each is some times what a request needs. Then they
+// serve small requests alone: what they had of the other classes is given back.
+void service() {
+  constexpr size_t kThreads = 16, kRequests = 200;
+  constexpr size_t kKept = kThreads * 3 * kMiB, kKeptOfFewClasses = kThreads * kMiB / 2;
+  std::atomic<bool> is_over{false};
+  std::barrier met(kThreads + 1);
+  size_t before = resident_bytes_without_files();
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] {
+      Random random(t);
+      for (size_t i = 0; i < kRequests; ++i) serve(random);
+      met.arrive_and_wait();
+      met.arrive_and_wait();  // what each keeps is measured
+      std::vector<void*> blocks(1000);
+      while (!is_over) {
+        for (void*& block : blocks) block = malloc(64);
+        for (void* block : blocks) free(block);
+        sleep_milliseconds(20);
+      }
+      met.arrive_and_wait();  // none ends before all was measured: it would give back all it has
+      met.arrive_and_wait();
+    });
+  met.arrive_and_wait();
+  size_t kept = resident_bytes_without_files() - before;
+  met.arrive_and_wait();
+  sleep_milliseconds(5000);
+  is_over = true;
+  met.arrive_and_wait();
+  malloc_trim(0);
+  size_t kept_of_few = resident_bytes_without_files();
+  kept_of_few -= std::min(kept_of_few, before);
+  met.arrive_and_wait();
+  for (std::thread& thread : threads) thread.join();
+  printf("%zu threads that serve: %zu KiB kept, %zu of few classes\n", kThreads, kept / kKiB, kept_of_few / kKiB);
+  CHECK_RESIDENT(kept, <=, kKept + bytes_besides(kThreads));
+  CHECK_RESIDENT(kept_of_few, <=, kKeptOfFewClasses + bytes_besides(kThreads));
+}
+
 }  // namespace
 }  // namespace stress
 
@@ -191,6 +247,9 @@ int main(int argc, char** argv) {
   size_t live = (argc > 1 ? strtoull(argv[1], nullptr, 10) : 200) * kMiB;
   run_part([=] { producers_and_consumers(1, live); });
   run_part([=] { producers_and_consumers(3, live); });
-  if (argc == 1) run_part(idle_thread);
+  if (argc == 1) {
+    run_part(idle_thread);
+    run_part(service);
+  }
   return passed("bounds");
 }

@@ -13,7 +13,7 @@ namespace hakmem::test {
 inline void set_countdown(uint32_t size_class, uint32_t objects) {
   ThreadCache* cache = thread_state.cache;
   count_allocations(cache, size_class);
-  flush_bin(cache, size_class);
+  trim_bin(cache, size_class, 0);
   cache->classes[size_class].countdown.until_sample = objects;
   cache->classes[size_class].countdown.is_sampling = true;
   offer_bin(cache, size_class);

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "allocator/api/allocator.h"
+#include "allocator/platform/clock.h"
 #include "allocator/shared_pool/heap.h"
 
 namespace hakmem::test {
@@ -28,7 +29,12 @@ void visit_parts(size_t bytes, Visit visit) {
 
 }  // namespace
 
-void start_process() { hakmem::free(hakmem::allocate(1)); }
+void start_process() {
+  heap.decay_clock.is_due(coarse_milliseconds() + 3'600'000);
+  hakmem::free(hakmem::allocate(1));
+}
+
+void let_a_second_pass() { heap.decay_now(thread_state.cache->shard); }
 
 uint32_t class_of_block(const void* address) {
   const Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));

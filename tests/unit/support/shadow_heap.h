@@ -26,7 +26,11 @@ struct ShadowBlock {
 
 // The first call of a process comes before its second thread exists, since
 // pthread_create itself allocates. Tests, whose malloc is another, call this first.
+// From then on no time passes for the heap by itself.
 void start_process();
+
+// As if one did. A thread that has a cache.
+void let_a_second_pass();
 
 // The class of the slab that a live block stands in.
 uint32_t class_of_block(const void* address);

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "allocator/api/allocator.h"
-#include "allocator/platform/clock.h"
 #include "allocator/shared_pool/heap.h"
 #include "allocator/thread_cache/lifetime.h"
 #include "allocator/thread_cache/thread_cache.h"
@@ -185,8 +184,6 @@ TEST_F(BinTest, ThePoolTakesWhatItHasRoomFor) {
 TEST_F(BinTest, PooledBlocksThatNobodyAsksForGoBackToTheirSlabs) {
   constexpr size_t kBytes = 512, kOtherBytes = 30000;
   const uint32_t size_class = size_class_of(kBytes);
-  heap.decay_clock.is_due(coarse_milliseconds() + 3'600'000);  // no second passes by itself
-  auto let_a_second_pass = [] { heap.decay_now(thread_state.cache->shard); };
   auto refill_from_other_slabs = [] {
     std::vector<void*> blocks = allocate_many(40, kOtherBytes);
     free_all(blocks);
@@ -200,12 +197,12 @@ TEST_F(BinTest, PooledBlocksThatNobodyAsksForGoBackToTheirSlabs) {
   uint32_t left = heap.pool.pooled_blocks(size_class);
   ASSERT_LT(left, given);
   ASSERT_GT(left, 0u);
-  let_a_second_pass();
+  test::let_a_second_pass();
   refill_from_other_slabs();
   EXPECT_EQ(heap.pool.pooled_blocks(size_class), left);
   refill_from_other_slabs();
   EXPECT_EQ(heap.pool.pooled_blocks(size_class), left);
-  let_a_second_pass();
+  test::let_a_second_pass();
   refill_from_other_slabs();
   EXPECT_EQ(heap.pool.pooled_blocks(size_class), 0u);
   free(taken);

@@ -36,17 +36,21 @@ TEST(Reuse, StaysWithinWhatIsLive) {
 }
 
 // While a class only grows, each refill carves twice what the last one did, up
-// to four times; one that finds freed blocks sets that back.
+// to four times, but of a thread's first slab no more than half of what was carved before;
+// one that finds freed blocks sets that back.
 TEST(Reuse, CarvesNoFurtherThanItHandsOut) {
   test::SampleInterval interval(0);
   std::vector<void*> blocks{allocate(160)};
   const Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(blocks[0]));
   const uint32_t batch = slab->shape().refill_objects;
   EXPECT_LE(batch * 160u, 4 * kKiB);
-  uint32_t carved = batch, step = batch;
+  uint32_t carved = batch, most = batch;
   while (blocks.size() < 300) {
     ASSERT_EQ(slab->carved, carved);
-    if (blocks.size() == carved) carved += step = std::min(2 * step, 4 * batch);
+    if (blocks.size() == carved) {
+      most = std::min(2 * most, 4 * batch);
+      carved += std::min(most, std::max(batch, carved / 2));
+    }
     blocks.push_back(allocate(160));
     ASSERT_EQ(slab, heap.superslabs.find(reinterpret_cast<uintptr_t>(blocks.back())));
   }
