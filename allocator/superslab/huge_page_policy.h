@@ -20,16 +20,12 @@ class HugePagePolicy {
   void slab_begun(size_t bytes) { begun_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
   void slab_not_begun(size_t bytes) { begun_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
 
-  // A second has passed.
-  void settle() { is_settled_ = true; }
-
   // Whether threads use slabs densely, which use so much.
   bool is_dense(size_t used_bytes) const {
     if constexpr (has(Mitigation::kGuardPages)) return false;  // a huge page has no page of its own to guard
     size_t threads = thread_count_.load(std::memory_order_relaxed);
-    if (is_settled_ || threads > kFewThreads) {
-      if (begun_bytes_.load(std::memory_order_relaxed) > used_bytes - used_bytes / kPartInFullSlabs) return false;
-    }
+    size_t begun = begun_bytes_.load(std::memory_order_relaxed);
+    if (threads > kFewThreads && begun > used_bytes - used_bytes / kPartInFullSlabs) return false;
     size_t few = threads < kFewThreads ? threads : kFewThreads;
     return used_bytes + kFirstThreadLess >= (2 * threads - few) * (kFromPerThread / 2);
   }
@@ -41,12 +37,10 @@ class HugePagePolicy {
   // Of few threads half of that, and of the first less: what they could waste is little.
   static constexpr size_t kFewThreads = 8;
   static constexpr size_t kFirstThreadLess = 512 * kKiB;
-  // Nor one in which many threads have begun slabs of many classes and filled few: at least this part of what slabs
-  // use has to be in slabs that are carved to their end. Of few threads that is known a second after the start;
-  // before, a process that will fill them looks the same.
+  // Nor one in which more threads have begun slabs of many classes and filled few: at least this part of what slabs
+  // use has to be in slabs that are carved to their end.
   static constexpr size_t kPartInFullSlabs = 8;
 
-  bool is_settled_ = false;
   std::atomic<size_t> begun_bytes_{0};     // a hint: a child forked in the middle of a change counts on
   std::atomic<uint32_t> thread_count_{1};  // a hint
 };

@@ -111,7 +111,6 @@ class SuperslabHeap {
   void decay(uint32_t shard) {
     lock_.lock();
     size_t excess = policy_.decay(retained_bytes());
-    huge_pages_.settle();
     lock_.unlock();
     if (excess > 0) purge(excess, shard);
   }
