@@ -36,6 +36,7 @@ SHORT = {
     "batches": ("00003a7ea37683bb", "--batches=300"),
     "exchange": ("00009c8daa6d2169", "--phases=4", "--operations=5000", "--own=500", "--shared=200"),
     "tiny": ("00009c8751a799b7", "--rounds=10"),
+    "service": ("000025be5d82d83b", "--requests=20"),
 }
 # Some of the drawn ones: each kind of lifetime, call and touch is among them.
 DRAWN = {
