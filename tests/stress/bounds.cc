@@ -224,17 +224,22 @@ void service() {
   met.arrive_and_wait();
   size_t kept = resident_bytes_without_files() - before;
   met.arrive_and_wait();
-  sleep_milliseconds(5000);
+  // Each thread looks at what it uses twice, two seconds apart and more where there is other work.
+  size_t kept_of_few, enough = kKeptOfFewClasses + bytes_besides(kThreads);
+  double deadline = now_seconds() + 60;
+  do {
+    sleep_milliseconds(500);
+    malloc_trim(0);
+    kept_of_few = resident_bytes_without_files();
+    kept_of_few -= std::min(kept_of_few, before);
+  } while (kept_of_few > enough && now_seconds() < deadline);
   is_over = true;
   met.arrive_and_wait();
-  malloc_trim(0);
-  size_t kept_of_few = resident_bytes_without_files();
-  kept_of_few -= std::min(kept_of_few, before);
   met.arrive_and_wait();
   for (std::thread& thread : threads) thread.join();
   printf("%zu threads that serve: %zu KiB kept, %zu of few classes\n", kThreads, kept / kKiB, kept_of_few / kKiB);
   CHECK_RESIDENT(kept, <=, kKept + bytes_besides(kThreads));
-  CHECK_RESIDENT(kept_of_few, <=, kKeptOfFewClasses + bytes_besides(kThreads));
+  CHECK_RESIDENT(kept_of_few, <=, enough);
 }
 
 }  // namespace
