@@ -51,6 +51,18 @@ uint32_t remove_samples_from(Block** blocks, uint32_t count, ClassState& state) 
   return count;
 }
 
+// Takes the newest blocks out of a bin, all but `kept`: they stand where its top was. Returns how many they are
+// without samples.
+inline uint32_t take_newest(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
+  Bin& bin = cache->bins[size_class];
+  Block** newest = bin.top;
+  uint32_t count = cache->blocks_in_bin(size_class) - kept;
+  // In a child forked in between, blocks may be lost but never stand in two places.
+  bin.top += count;
+  std::atomic_signal_fence(std::memory_order_release);
+  return remove_samples_from(newest, count, cache->classes[size_class]);
+}
+
 // A block that is none of a slab of this thread's, or came back before.
 [[gnu::noinline]] void return_elsewhere(ThreadCache* cache, uint32_t size_class, Block* block) {
   Slab* slab = slab_of(block);
@@ -142,14 +154,9 @@ void check_bins(const ThreadCache* cache) {
 }
 
 void trim_bin(ThreadCache* cache, uint32_t size_class, uint32_t kept) {
-  Bin& bin = cache->bins[size_class];
-  Block** blocks = bin.top;
-  uint32_t count = cache->blocks_in_bin(size_class) - kept;
-  // In a child forked in between, blocks may be lost but never stand in two places.
-  bin.top += count;
-  std::atomic_signal_fence(std::memory_order_release);
-  count = remove_samples_from(blocks, count, cache->classes[size_class]);
-  return_to_slabs(cache, size_class, blocks, count);
+  Block** newest = cache->bins[size_class].top;
+  uint32_t count = take_newest(cache, size_class, kept);
+  return_to_slabs(cache, size_class, newest, count);
 }
 
 void drain_pool(ThreadCache* cache, Drain drain) {
@@ -179,13 +186,8 @@ namespace {
   state.has_overflowed = true;
   state.bin_limit = limit;
   uint32_t kept = passes_on ? 0 : limit / 2;
-  Bin& bin = cache->bins[size_class];
-  Block** newest = bin.top;
-  uint32_t count = cache->blocks_in_bin(size_class) - kept;
-  // In a child forked in between, blocks may be lost but never stand in two places.
-  bin.top += count;
-  std::atomic_signal_fence(std::memory_order_release);
-  count = remove_samples_from(newest, count, state);
+  Block** newest = cache->bins[size_class].top;
+  uint32_t count = take_newest(cache, size_class, kept);
   bool is_own = !passes_on && count != 0 && own_slab_of(cache, size_class, newest[0]) != nullptr &&
                 own_slab_of(cache, size_class, newest[count - 1]) != nullptr;
   uint32_t given = is_own ? 0 : heap.pool.give_blocks(size_class, newest, count);
