@@ -1,4 +1,4 @@
-// Time: a coarse clock for decay, a fine one for the steps of superslab_refill.
+// Time: a coarse clock for decay, a fine one for the steps of superslab_refill and the rate of refills.
 #pragma once
 
 #include <time.h>

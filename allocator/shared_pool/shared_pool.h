@@ -13,6 +13,7 @@
 
 #include <string.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -63,15 +64,20 @@ class SharedPool {
     return true;
   }
 
-  // Takes over as many of the blocks as there is room for, the first; returns how many.
-  uint32_t give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count) {
+  // Takes over as many of the blocks as there is room for, the first; returns how many. There is
+  // more room for a class that many threads share. None while another thread is here: whose
+  // blocks they are has other ways to free them.
+  uint32_t give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count, bool is_shared) {
     Blocks& pooled = blocks_[size_class];
-    if (pooled.count.load(std::memory_order_relaxed) == most_blocks(size_class)) return 0;
-    LockGuard guard(lock_);
+    const uint32_t most = most_blocks(size_class, is_shared);
+    if (pooled.count.load(std::memory_order_relaxed) >= most) return 0;
+    if (!lock_.try_lock()) return 0;
     uint32_t have = pooled.count.load(std::memory_order_relaxed);
-    if (count > most_blocks(size_class) - have) count = most_blocks(size_class) - have;
+    uint32_t room = most - std::min(most, have);
+    if (count > room) count = room;
     memcpy(pooled.blocks + have, blocks, count * sizeof(Block*));
     pooled.count.store(have + count, std::memory_order_relaxed);
+    lock_.unlock();
     return count;
   }
 
@@ -130,7 +136,8 @@ class SharedPool {
   }
 
  private:
-  static constexpr size_t kMaxBlockBytes = 64 * kKiB;
+  static constexpr size_t kMaxBytes = 64 * kKiB;  // of a class
+  static constexpr size_t kMaxSharedBytes = 512 * kKiB;
   // Slabs of blocks above this size come in the order in which they were given: they may have had
   // hardly a free block then, and others free into them meanwhile.
   static constexpr size_t kNewestFirstBytes = 1 * kKiB;
@@ -141,8 +148,8 @@ class SharedPool {
     Block* blocks[kMaxBlocks]{};
   };
 
-  static uint32_t most_blocks(uint32_t size_class) {
-    size_t blocks = kMaxBlockBytes / kClassShapes[size_class].block_bytes;
+  static uint32_t most_blocks(uint32_t size_class, bool is_shared) {
+    size_t blocks = (is_shared ? kMaxSharedBytes : kMaxBytes) / kClassShapes[size_class].block_bytes;
     return static_cast<uint32_t>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
   }
 

@@ -13,6 +13,9 @@ namespace hakmem {
 // Used under the lock of SuperslabHeap, but where it is said otherwise.
 class HugePagePolicy {
  public:
+  // More are many.
+  static constexpr uint32_t kFewThreads = 8;
+
   // So many threads take spans. Any thread, one at a time.
   void set_thread_count(uint32_t count) { thread_count_.store(count, std::memory_order_relaxed); }
 
@@ -26,7 +29,7 @@ class HugePagePolicy {
     size_t threads = thread_count_.load(std::memory_order_relaxed);
     size_t begun = begun_bytes_.load(std::memory_order_relaxed);
     if (threads > kFewThreads && begun > used_bytes - used_bytes / kPartInFullSlabs) return false;
-    size_t few = threads < kFewThreads ? threads : kFewThreads;
+    size_t few = threads < kFewThreads ? threads : size_t{kFewThreads};
     return used_bytes + kFirstThreadLess >= (2 * threads - few) * (kFromPerThread / 2);
   }
 
@@ -35,11 +38,10 @@ class HugePagePolicy {
   // it touches in part: each thread has a slab of every class that it has just begun.
   static constexpr size_t kFromPerThread = 3 * kMiB;
   // Of few threads half of that, and of the first less: what they could waste is little.
-  static constexpr size_t kFewThreads = 8;
   static constexpr size_t kFirstThreadLess = 512 * kKiB;
   // Nor one in which more threads have begun slabs of many classes and filled few: at least this part of what slabs
   // use has to be in slabs that are carved to their end.
-  static constexpr size_t kPartInFullSlabs = 8;
+  static constexpr size_t kPartInFullSlabs = 4;
 
   std::atomic<size_t> begun_bytes_{0};     // a hint: a child forked in the middle of a change counts on
   std::atomic<uint32_t> thread_count_{1};  // a hint

@@ -31,8 +31,7 @@ void count_big_bytes(ThreadCache* cache, uint32_t size_class) {
 
 // Whether the thread may keep one more block of a big class.
 bool has_room_for_big(ThreadCache* cache, uint32_t size_class) {
-  const BinShape& shape = kBinShapes[size_class];
-  if (cache->blocks_in_bin(size_class) == shape.capacity) return false;
+  if (cache->blocks_in_bin(size_class) == cache->classes[size_class].bin_limit) return false;
   size_t bytes = kClassShapes[size_class].block_bytes;
   count_big_bytes(cache, size_class);
   if (cache->big_bytes + bytes <= cache->most_big_bytes) return true;
@@ -171,13 +170,21 @@ void drain_pool(ThreadCache* cache, Drain drain) {
 
 namespace {
 
+// Blocks that have been taken out of a bin go to threads that allocate, if they may want them, else back to their
+// slabs.
+void give_away(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count) {
+  uint32_t given = heap.pool.give_blocks(size_class, blocks, count, is_shared(size_class));
+  return_to_slabs(cache, size_class, blocks + given, count - given);
+}
+
 // The bin has filled without an allocation. It keeps half of what it may hold, and from the
 // second time on without a refill it may hold less; nothing, where the thread only passes on
-// what others allocate. The rest, the newest, goes back to slabs of the thread's own, else to
-// threads that allocate, if they may want it.
+// what others allocate. The rest, the newest, goes back to slabs of the thread's own, if these
+// are not shared, else to threads that allocate.
 [[gnu::noinline]] void shrink_bin(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
-  bool passes_on = !state.allocates() && has_other_threads();
+  bool shares = is_shared(size_class);
+  bool passes_on = shares ? state.refilled_at == 0 : !state.allocates() && has_other_threads();
   uint32_t limit = state.bin_limit;
   if (passes_on)
     limit = kBinShapes[size_class].passed_on;
@@ -188,10 +195,9 @@ namespace {
   uint32_t kept = passes_on ? 0 : limit / 2;
   Block** newest = cache->bins[size_class].top;
   uint32_t count = take_newest(cache, size_class, kept);
-  bool is_own = !passes_on && count != 0 && own_slab_of(cache, size_class, newest[0]) != nullptr &&
+  bool is_own = !shares && !passes_on && count != 0 && own_slab_of(cache, size_class, newest[0]) != nullptr &&
                 own_slab_of(cache, size_class, newest[count - 1]) != nullptr;
-  uint32_t given = is_own ? 0 : heap.pool.give_blocks(size_class, newest, count);
-  return_to_slabs(cache, size_class, newest + given, count - given);
+  is_own ? return_to_slabs(cache, size_class, newest, count) : give_away(cache, size_class, newest, count);
 }
 
 // Into a bin that is not full, and that takes `room` more frees.
@@ -218,14 +224,16 @@ inline void push_with_room(ClassState& state, Bin& bin, Block* block, uint32_t r
   look_for_idle(cache);
 }
 
+[[gnu::noinline]] void let_go_of_big(ThreadCache* cache, uint32_t size_class, Block* block) {
+  block->mark_free();
+  is_shared(size_class) ? give_away(cache, size_class, &block, 1) : return_to_slabs(cache, size_class, &block, 1);
+}
+
 // Of a big class: each free is a look.
 [[gnu::noinline]] void free_big(Block* block, Slab* slab) {
   ThreadCache* cache = thread_state.cache;
   uint32_t size_class = slab->size_class;
-  if (!has_room_for_big(cache, size_class)) {
-    block->mark_free();
-    return return_to_slabs(cache, size_class, &block, 1);
-  }
+  if (!has_room_for_big(cache, size_class)) return let_go_of_big(cache, size_class, block);
   ClassState& state = cache->classes[size_class];
   state.is_used = true;
   if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
@@ -265,7 +273,7 @@ void free_counted_out(Block* block, Slab* slab) {
   if (kBuild.stats && is_sample_next(state.countdown)) [[unlikely]]
     return free_at_sample(block, slab);
   // The bin has been allocated from: it may fill more.
-  if (!is_first) limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
+  if (!is_first && !is_shared(size_class)) limit = 2 * limit < shape.capacity ? 2 * limit : shape.capacity;
   state.bin_limit = limit;
   push_with_room(state, bin, block, limit - (blocks + 1));
   // Small bins come here often.

@@ -34,7 +34,8 @@ inline constexpr uint32_t kMaxRefillBlocks = kRefillObjects << kRefillDoublings;
 struct BinShape {
   uint32_t capacity;   // slots; ClassState::bin_limit may be less
   uint32_t bottom;     // index of the null slot among the slots of a cache
-  uint32_t passed_on;  // limit of a thread that passes on what others allocate
+  uint16_t passed_on;  // limit of a thread that passes on what others allocate
+  uint16_t shared;     // least limit while many threads share the blocks of the class
   bool is_big;
 };
 
@@ -60,6 +61,11 @@ inline constexpr int32_t kKeptFromHome = 16 * kSentHome;
 inline constexpr size_t kPassedOnBytes = 16 * kKiB;
 inline constexpr uint32_t kMinPassedOnBlocks = 2;
 
+// Many threads share the free blocks of classes above this size by way of the pool, slabs and all. Of such a class each
+// keeps so many bytes at first, and more where it would come to the pool often (adapt_to_rate() in refill.cc).
+inline constexpr size_t kSharedBlockBytes = 1 * kKiB;
+inline constexpr size_t kLeastSharedBytes = 4 * kKiB;
+
 // Each free of a block above this size is looked at, since what a thread keeps
 // of all big classes together is bounded: by kBigBytes, and among many threads by less.
 inline constexpr size_t kBigBlockBytes = 32 * kKiB;
@@ -76,8 +82,9 @@ constexpr std::array<BinShape, kSizeClassCount> make_bin_shapes() {
       return std::clamp(static_cast<uint32_t>(all / bytes), least, most);
     };
     uint32_t capacity = blocks_of(kBinBytes, kMinBinBlocks, kMaxBinBlocks);
-    shapes[i] = {capacity, next + capacity, blocks_of(kPassedOnBytes, kMinPassedOnBlocks, kLeastBinLimit),
-                 bytes > kBigBlockBytes};
+    shapes[i] = {capacity, next + capacity,
+                 static_cast<uint16_t>(blocks_of(kPassedOnBytes, kMinPassedOnBlocks, kLeastBinLimit)),
+                 static_cast<uint16_t>(blocks_of(kLeastSharedBytes, 1, capacity)), bytes > kBigBlockBytes};
     next += capacity + 1;
   }
   return shapes;

@@ -1,5 +1,7 @@
 // Frees that leave the hot path: by a thread that does not own the slab, of
 // blocks that no thread cache holds, and frees that bring a slab to a threshold.
+#include <utility>
+
 #include "allocator/base/message.h"
 #include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
@@ -370,6 +372,12 @@ void let_go(ThreadCache* cache, Slab* slab) {
   if (slab->used == 0) return retire(cache, slab);
   if (!slab->is_exhausted()) return give_to_pool(cache, slab);
   if (!abandon(cache, slab)) let_go(cache, slab);
+}
+
+void let_go_of_current(ThreadCache* cache, ClassState& state) {
+  Slab* slab = std::exchange(state.current, nullptr);
+  settle_and_count(cache, slab);
+  let_go(cache, slab);
 }
 
 }  // namespace hakmem

@@ -38,9 +38,8 @@ uint32_t let_go_of_some(ThreadCache* cache, SlabList& slabs, uint32_t& count) {
 // Others may use what is free in the slabs of the class. Returns how many slabs went to them.
 uint32_t let_go_of_slabs(ThreadCache* cache, ClassState& state) {
   uint32_t returned = 0;
-  if (Slab* slab = std::exchange(state.current, nullptr); slab != nullptr) {
-    settle_and_count(cache, slab);
-    let_go(cache, slab);
+  if (state.current != nullptr) {
+    let_go_of_current(cache, state);
     ++returned;
   }
   returned += let_go_of_some(cache, state.available, state.available_count);

@@ -125,6 +125,7 @@ void retire(ThreadCache* cache, Slab* slab);
 
 // Gives up an owned, settled slab that is in no list: retired, pooled or unowned.
 void let_go(ThreadCache* cache, Slab* slab);
+void let_go_of_current(ThreadCache* cache, ClassState& state);
 
 // After settling and collecting: brings an owned slab in no list to where it
 // belongs. The caller may not own it any more afterwards.
@@ -144,6 +145,10 @@ bool is_late(const ThreadCache* cache);
 // How many threads have a cache now; 0 when the last one has ended.
 uint32_t thread_count();
 inline bool has_other_threads() { return thread_count() > 1; }
+
+// Whether threads share the free blocks of the class. While few threads run each keeps its own.
+HAKMEM_HIDDEN extern std::atomic<uint32_t> first_shared_class;  // set with the number of threads
+inline bool is_shared(uint32_t size_class) { return size_class >= first_shared_class.load(std::memory_order_relaxed); }
 
 void call_transition_hook();
 

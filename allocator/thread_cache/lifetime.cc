@@ -24,6 +24,7 @@ constexpr ThreadCache::ThreadCache(Nobody) : slots(nullptr) {
   for (Bin& bin : bins) bin = {const_cast<Block**>(&empty_slot), 1};
 }
 constinit const ThreadCache empty_cache{ThreadCache::Nobody{}};
+constinit std::atomic<uint32_t> first_shared_class{kSizeClassCount};
 constinit thread_local ThreadState thread_state{const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kNew};
 
 namespace {
@@ -45,6 +46,9 @@ constinit std::atomic<uint32_t> threads_running{0};  // written under registry_l
 void set_threads_running(uint32_t count) {
   threads_running.store(count, std::memory_order_relaxed);
   heap.superslabs.set_thread_count(count);
+  bool are_many = count > HugePagePolicy::kFewThreads;
+  first_shared_class.store(are_many ? size_class_of(kSharedBlockBytes + 1) : kSizeClassCount,
+                           std::memory_order_relaxed);
 }
 // Set in a forked child whose parent had other threads.
 constinit std::atomic<bool> orphans_pending{false};

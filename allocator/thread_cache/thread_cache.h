@@ -55,6 +55,7 @@ struct ClassState {
   int32_t to_send_home = -kSentHome;  // of other threads' blocks the next so many; negative: they stay here before
   bool has_overflowed = false;        // the bin, since the last refill
   bool is_used = false;               // since the thread began: else it has no block and no slab of the class
+  uint64_t refilled_at = 0;           // in ticks(), while the class was shared last
   uint32_t carve_doublings = 0;       // by which refills carve more, while they find nothing else
   uint32_t big_blocks = 0;            // of a big class: in its bin when big_bytes was counted last
   bool was_refilled = false;          // since release_idle() looked last

@@ -28,7 +28,7 @@ TEST_F(HugePagePolicyTest, FromSoMuchAThread) {
 TEST_F(HugePagePolicyTest, NotWhereManyThreadsHaveHardlyBegunTheirSlabs) {
   constexpr size_t kUsed = 80 * kMiB;
   policy_.set_thread_count(16);
-  policy_.slab_begun(kUsed - 9 * kMiB);
+  policy_.slab_begun(kUsed - 19 * kMiB);
   EXPECT_FALSE(policy_.is_dense(kUsed));
   policy_.slab_not_begun(1 * kMiB);
   EXPECT_TRUE(policy_.is_dense(kUsed));

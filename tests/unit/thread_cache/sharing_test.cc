@@ -1,0 +1,148 @@
+// What many threads have in common of larger classes: blocks, slabs, and how much each keeps.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "allocator/api/allocator.h"
+#include "allocator/platform/clock.h"
+#include "allocator/shared_pool/heap.h"
+#include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/lifetime.h"
+#include "allocator/thread_cache/thread_cache.h"
+#include "tests/unit/support/accounts.h"
+#include "tests/unit/support/counters.h"
+#include "tests/unit/support/shadow_heap.h"
+#include "tests/unit/support/threads.h"
+
+namespace hakmem {
+namespace {
+
+using test::OtherThread;
+
+constexpr size_t kSharedSize = 8 * kKiB;
+
+using Threads = std::array<OtherThread, HugePagePolicy::kFewThreads>;  // and the test's own
+
+class FewThreadsTest : public testing::Test {
+ protected:
+  static uint32_t in_bin(size_t bytes) { return thread_state.cache->blocks_in_bin(size_class_of(bytes)); }
+  static ClassState& state_of(size_t bytes) { return thread_state.cache->classes[size_class_of(bytes)]; }
+  static Slab* slab_of_block(void* block) { return heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->head(); }
+
+  static std::vector<void*> allocate_many(size_t count, size_t bytes) {
+    std::vector<void*> blocks;
+    for (size_t i = 0; i < count; ++i) blocks.push_back(allocate(bytes));
+    return blocks;
+  }
+
+  static void free_all(const std::vector<void*>& blocks) {
+    for (void* block : blocks) free(block);
+  }
+
+  FewThreadsTest() {
+    test::start_process();
+    flush_thread_cache();
+  }
+  ~FewThreadsTest() override {
+    flush_thread_cache();
+    test::expect_books_balance({});
+    EXPECT_EQ(test::unsampled_slabs(), 0u);
+  }
+
+  test::SampleInterval interval_{0};
+};
+
+class SharingTest : public FewThreadsTest {
+ protected:
+  SharingTest() {
+    for (OtherThread& thread : threads_) thread.run([] { free(allocate(16)); });
+  }
+  ~SharingTest() override {
+    for (OtherThread& thread : threads_) thread.run(flush_thread_cache);
+  }
+
+  Threads threads_;
+};
+
+TEST_F(SharingTest, WhatOneThreadFreesAnotherAllocates) {
+  for (size_t bytes : {size_t{2000}, kSharedSize, size_t{30'000}, size_t{100'000}}) {
+    uint32_t size_class = size_class_of(bytes);
+    std::vector<void*> blocks = allocate_many(5, bytes);
+    uint32_t kept_at_most = std::max<uint32_t>(kBinShapes[size_class].shared, state_of(bytes).bin_limit);
+    free_all(blocks);
+    EXPECT_LE(in_bin(bytes), kept_at_most) << bytes;
+    uint32_t pooled = heap.pool.pooled_blocks(size_class);
+    EXPECT_GE(pooled + in_bin(bytes), 5u) << bytes;
+    threads_[0].run([&] {
+      std::vector<void*> again = allocate_many(pooled, bytes);
+      for (void* block : again) EXPECT_EQ(std::count(blocks.begin(), blocks.end(), block), 1) << bytes;
+      free_all(again);
+    });
+  }
+}
+
+TEST_F(SharingTest, NoThreadKeepsASlabThatHasFreeBlocks) {
+  void* block = allocate(kSharedSize);
+  EXPECT_EQ(state_of(kSharedSize).current, nullptr);
+  EXPECT_EQ(slab_of_block(block)->owner.load(), owner::kPooled);
+  void* others = nullptr;
+  threads_[0].run([&] { others = allocate(kSharedSize); });
+  EXPECT_EQ(slab_of_block(others), slab_of_block(block));
+  threads_[0].run([&] { free(block); });
+  free(others);
+}
+
+TEST_F(SharingTest, OfSmallBlocksEachHasASlab) {
+  for (size_t bytes : {size_t{16}, kSharedBlockBytes}) {
+    void* block = allocate(bytes);
+    EXPECT_EQ(slab_of_block(block)->owner.load(), thread_state.cache->tag()) << bytes;
+    free(block);
+  }
+}
+
+TEST_F(SharingTest, ABinHoldsMoreWhereRefillsFollowSoon) {
+  free(allocate(kSharedSize));
+  const uint32_t least = kBinShapes[size_class_of(kSharedSize)].shared;
+  const uint32_t most = kBinShapes[size_class_of(kSharedSize)].capacity;
+  EXPECT_EQ(state_of(kSharedSize).bin_limit, least);
+  std::vector<void*> blocks;
+  auto refill = [&](uint64_t last) {
+    while (in_bin(kSharedSize) != 0) blocks.push_back(allocate(kSharedSize));
+    state_of(kSharedSize).refilled_at = last;
+    blocks.push_back(allocate(kSharedSize));
+  };
+  // What is to come soon comes late where the thread is stopped in between.
+  for (int i = 0; i < 1000 && state_of(kSharedSize).bin_limit < most; ++i) refill(ticks());
+  EXPECT_EQ(state_of(kSharedSize).bin_limit, most);
+  refill(1);
+  EXPECT_EQ(state_of(kSharedSize).bin_limit, most / 2);
+  for (int i = 0; i < 10; ++i) refill(1);
+  EXPECT_EQ(state_of(kSharedSize).bin_limit, least);
+  free_all(blocks);
+}
+
+TEST_F(SharingTest, AThreadThatOnlyFreesPassesOn) {
+  std::vector<void*> blocks = allocate_many(10, kSharedSize);
+  threads_[0].run([&] {
+    free_all(blocks);
+    EXPECT_LE(in_bin(kSharedSize), std::max<uint32_t>(kBinShapes[size_class_of(kSharedSize)].passed_on, 8));
+  });
+}
+
+TEST_F(FewThreadsTest, AmongFewThreadsEachKeepsItsOwn) {
+  test::start_process();
+  test::SampleInterval interval{0};
+  {
+    Threads many;
+    for (OtherThread& thread : many) thread.run([] { free(allocate(kSharedSize)); });
+  }
+  void* block = allocate(kSharedSize);
+  EXPECT_EQ(slab_of_block(block)->owner.load(), thread_state.cache->tag());
+  free(block);
+  EXPECT_EQ(in_bin(kSharedSize), 1u);
+}
+
+}  // namespace
+}  // namespace hakmem
