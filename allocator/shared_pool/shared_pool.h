@@ -30,12 +30,12 @@ class SharedPool {
 
   // The caller owns the slab and has settled it. From here on it does not; but
   // when the last of its blocks was freed meanwhile the pool does not take it.
-  bool give(Slab* slab) {
+  bool give(Slab* slab, bool is_shared) {
     LockGuard guard(lock_);
     slab->state = SlabState::Pooled;
     if (!SlabWords<Slab>::put_into_pool(*slab, slab->used)) return false;
     SlabList& list = lists_[slab->size_class];
-    slab->shape().block_bytes <= kNewestFirstBytes ? list.push_front(slab) : list.push_back(slab);
+    is_shared || slab->shape().block_bytes <= kNewestFirstBytes ? list.push_front(slab) : list.push_back(slab);
     counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) + 1,
                                     std::memory_order_relaxed);
     return true;
@@ -65,13 +65,16 @@ class SharedPool {
   }
 
   // Takes over as many of the blocks as there is room for, the first; returns how many. There is
-  // more room for a class that many threads share. None while another thread is here: whose
-  // blocks they are has other ways to free them.
+  // more room for a class that many threads share; of one none while another thread is here, whose
+  // refills all come here: they have other ways to be freed.
   uint32_t give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count, bool is_shared) {
     Blocks& pooled = blocks_[size_class];
     const uint32_t most = most_blocks(size_class, is_shared);
     if (pooled.count.load(std::memory_order_relaxed) >= most) return 0;
-    if (!lock_.try_lock()) return 0;
+    if (!is_shared)
+      lock_.lock();
+    else if (!lock_.try_lock())
+      return 0;
     uint32_t have = pooled.count.load(std::memory_order_relaxed);
     uint32_t room = most - std::min(most, have);
     if (count > room) count = room;
@@ -138,8 +141,8 @@ class SharedPool {
  private:
   static constexpr size_t kMaxBytes = 64 * kKiB;  // of a class
   static constexpr size_t kMaxSharedBytes = 512 * kKiB;
-  // Slabs of blocks above this size come in the order in which they were given: they may have had
-  // hardly a free block then, and others free into them meanwhile.
+  // Slabs of blocks above this size come in the order in which they were given, where threads do not share the class:
+  // they may have had hardly a free block then, and others free into them meanwhile.
   static constexpr size_t kNewestFirstBytes = 1 * kKiB;
 
   struct Blocks {

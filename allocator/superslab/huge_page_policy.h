@@ -13,7 +13,7 @@ namespace hakmem {
 // Used under the lock of SuperslabHeap, but where it is said otherwise.
 class HugePagePolicy {
  public:
-  // More are many.
+  // More are many: here, and where threads share slabs.
   static constexpr uint32_t kFewThreads = 8;
 
   // So many threads take spans. Any thread, one at a time.

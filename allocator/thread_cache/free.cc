@@ -32,7 +32,7 @@ constexpr size_t kKeptAsleepBytes = 1 * kKiB;
 
 // How many available slabs of the class the thread keeps.
 uint32_t kept_available(const ThreadCache* cache, uint32_t size_class) {
-  if (is_late(cache)) return 0;
+  if (is_late(cache) || is_shared(size_class)) return 0;
   if (!has_other_threads()) return UINT32_MAX;
   if (!cache->classes[size_class].allocates()) return 0;
   return kClassShapes[size_class].block_bytes > kLargerBlock ? kKeptAvailableOfLarger : kKeptAvailable;
@@ -41,7 +41,7 @@ uint32_t kept_available(const ThreadCache* cache, uint32_t size_class) {
 // Whether the thread keeps a slab of the class with too few free blocks to refill from. One that only
 // passes on what others allocate may idle for long, while others free what is left in it.
 bool keeps_sleeping(const ThreadCache* cache, uint32_t size_class) {
-  if (is_late(cache)) return false;
+  if (is_late(cache) || is_shared(size_class)) return false;
   if (!has_other_threads() || cache->classes[size_class].allocates()) return true;
   return kClassShapes[size_class].block_bytes <= kKeptAsleepBytes;
 }
@@ -75,7 +75,7 @@ void let_go_empty(ThreadCache* cache, Slab* slab) {
 void give_to_pool(ThreadCache* cache, Slab* slab) {
   slab->set_countdown(kNoThreshold);
   count_let_go(cache->classes[slab->size_class]);
-  bool is_given = heap.pool.give(slab);
+  bool is_given = heap.pool.give(slab, is_shared(slab->size_class));
   slab->superslab->mark_changed();
   if (is_given) return;
   // The last of its blocks came back in between.
@@ -233,7 +233,7 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
     return free_sample(slab, block, cache->shard);
   }
   // Who frees into a slab that nobody owns will do so again.
-  if (owner_word != owner::kUnowned || is_late(cache) || !try_claim(cache, slab))
+  if (owner_word != owner::kUnowned || is_late(cache) || is_shared(slab->size_class) || !try_claim(cache, slab))
     return free_to_other(cache, slab, block);
   if (!keeps_sleeping(cache, slab->size_class)) {
     // The slab goes to the pool, where each has a free block.
@@ -264,7 +264,8 @@ void free_with(ThreadCache* cache, void* address) {
   if (slab->owner.load(std::memory_order_relaxed) == owner::kInterior) slab = slab->head();
   uintptr_t owner_word = slab->owner.load(std::memory_order_relaxed);
   bool is_sample = kBuild.stats && owner_word == owner::kSampled;
-  if ((owner_word < owner::kPooled && !is_sample) || cache == &empty_cache ||
+  bool is_left_to_all = owner_word == owner::kUnowned && is_shared(slab->size_class);
+  if ((owner_word < owner::kPooled && !is_sample && !is_left_to_all) || cache == &empty_cache ||
       !slab->is_block_start(reinterpret_cast<uintptr_t>(block)) || block->looks_free()) [[unlikely]]
     return free_cold(block);
   if (owner_word == cache->tag()) return free_owned(cache, slab, block);

@@ -195,6 +195,7 @@ void flush(ThreadCache* cache) {
     state.available_count = state.sleeping_count = 0;
     let_go_of_all(cache, state.sleeping);
     state.taken = 0;
+    state.refilled_at = 0;
     state.has_overflowed = false;
     state.is_used = false;
   }

@@ -140,7 +140,7 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     slab = heap.pool.take(size_class, cache->tag());
     if (slab != nullptr) {
       ++state.taken;
-      cache->counters.count<metrics::Metric::kSlabAdoptions>();
+      if (!is_shared(size_class)) cache->counters.count<metrics::Metric::kSlabAdoptions>();
     }
   }
   if (slab != nullptr) {
@@ -166,13 +166,15 @@ bool take_pooled(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   uint32_t count = heap.pool.take_blocks(size_class, bin.top, limit);
   std::atomic_signal_fence(std::memory_order_release);
   bin.top -= count;
-  if (count > 0) cache->counters.count<metrics::Metric::kRemoteFrees>(count);
+  if (is_shared(size_class))
+    heap.decay(cache->shard);  // a steady state may come to no other cold path
+  else if (count > 0)
+    cache->counters.count<metrics::Metric::kRemoteFrees>(count);
   return count > 0;
 }
 
 // A refill from a class that many threads share: the bin may hold more where the last one was not long ago, and less
-// where it was. Going to the pool and back costs some 0.3 us, caches missed included; after twice kSoonTicks that is
-// one percent of the thread's time.
+// where it was. With what it misses in caches it costs some 0.3 us, which is about one percent of kSoonTicks.
 void adapt_to_rate(ClassState& state, const BinShape& shape) {
   constexpr uint64_t kSoonTicks = 1 << 16;  // some 25 us
   uint64_t now = ticks();
@@ -212,7 +214,8 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
   // The thread may have passed on only what others allocate.
   if (!shares) state.bin_limit = std::max(state.bin_limit, std::min(kBinShapes[size_class].capacity, kLeastBinLimit));
   Batch batch = take_batch(cache, next.slab, limit);
-  batch.source = next.source;
+  // A slab that all refill from is as good as the thread's own.
+  if (!shares || next.source == RefillSource::NewSuperslab) batch.source = next.source;
   HAKMEM_ASSERT(batch.count > 0);
   if (shares) let_go_of_current(cache, state);  // whoever refills next takes from it, too
   return batch;

@@ -159,6 +159,7 @@ void put_sample(ThreadCache* cache, uint32_t size_class, Block** slot) {
     if (slot == cache->bottom(size_class)) return;  // all are samples already
     Block* block = std::exchange(*slot, nullptr);
     ++state.countdown.samples;
+    state.countdown.replaced = reinterpret_cast<uintptr_t>(block);
     return return_to_slabs(cache, size_class, &block, 1);
   }
   ++state.countdown.samples;
@@ -177,8 +178,8 @@ void put_sample(ThreadCache* cache, uint32_t size_class, Block** slot) {
 // Where a block would have come from in place of the sample that was on top of the bin.
 uintptr_t next_in_line(ThreadCache* cache, uint32_t size_class) {
   if (const Block* next = *cache->bins[size_class].top) return reinterpret_cast<uintptr_t>(next);
-  const Slab* current = cache->classes[size_class].current;
-  return current != nullptr ? current->start : 0;
+  const ClassState& state = cache->classes[size_class];
+  return state.current != nullptr ? state.current->start : state.countdown.replaced;
 }
 
 void count_sample(ThreadCache* cache, uint32_t size_class, size_t bytes) {

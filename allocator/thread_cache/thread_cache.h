@@ -39,6 +39,7 @@ struct SampleCountdown {
   uint32_t until_sample = 0;      // blocks before the sample: those in the bin, allocated since the last count, to come
   int32_t not_offered = -1;       // of those to come, what `frees_left` does not let in; -1: it ends at the sample
   uint32_t samples = 0;           // in the bin: null in place of a block
+  uintptr_t replaced = 0;         // the block that a sample stands for in the bin, the last; 0: none yet
   bool is_sampling = false;       // else a new countdown follows, and no sample
   uint8_t doublings = 0;          // of the interval that it was drawn with
   uint8_t samples_doublings = 0;  // of the one that the samples in the bin were drawn with

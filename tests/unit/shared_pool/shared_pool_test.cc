@@ -37,7 +37,7 @@ TEST_F(SharedPoolTest, GivesBackWhatItWasGivenByClass) {
   Slab* first = make_slab(3, 5);
   Slab* second = make_slab(3, 6);
   Slab* other = make_slab(4, 7);
-  for (Slab* slab : {first, second, other}) pool_.give(slab);
+  for (Slab* slab : {first, second, other}) pool_.give(slab, false);
   EXPECT_TRUE(pool_.is_consistent());
   EXPECT_EQ(first->owner.load(), owner::kPooled);
   EXPECT_EQ(first->state, SlabState::Pooled);
@@ -54,16 +54,24 @@ TEST_F(SharedPoolTest, SlabsOfLargerBlocksComeInTheOrderInWhichTheyWereGiven) {
   uint32_t size_class = size_class_of(2048);
   Slab* first = make_slab(size_class, 5);
   Slab* second = make_slab(size_class, 6);
-  for (Slab* slab : {first, second}) pool_.give(slab);
+  for (Slab* slab : {first, second}) pool_.give(slab, false);
   EXPECT_TRUE(pool_.is_consistent());
   for (Slab* slab : {first, second}) EXPECT_EQ(pool_.take(size_class, kOwner), slab);
+}
+
+TEST_F(SharedPoolTest, ASlabThatThreadsShareIsTheNext) {
+  uint32_t size_class = size_class_of(2048);
+  Slab* first = make_slab(size_class, 5);
+  Slab* second = make_slab(size_class, 6);
+  for (Slab* slab : {first, second}) pool_.give(slab, true);
+  for (Slab* slab : {second, first}) EXPECT_EQ(pool_.take(size_class, kOwner), slab);
 }
 
 TEST_F(SharedPoolTest, AnEmptySlabIsTakenOutOnce) {
   Slab* before = make_slab(3, 5);
   Slab* slab = make_slab(3, 2);
   Slab* after = make_slab(3, 5);
-  for (Slab* each : {before, slab, after}) pool_.give(each);
+  for (Slab* each : {before, slab, after}) pool_.give(each, false);
   slab->remote.store(RemoteList::pack(0, 1));
   EXPECT_FALSE(pool_.take_if_empty(slab)) << "one block is live";
   slab->remote.store(RemoteList::pack(16, 2));
@@ -78,7 +86,7 @@ TEST_F(SharedPoolTest, AnEmptySlabIsTakenOutOnce) {
 
 TEST_F(SharedPoolTest, ASlabThatWasAdoptedIsNotTakenOut) {
   Slab* slab = make_slab(3, 2);
-  pool_.give(slab);
+  pool_.give(slab, false);
   EXPECT_EQ(pool_.take(3, kOwner), slab);
   slab->remote.store(RemoteList::pack(16, 2));
   EXPECT_FALSE(pool_.take_if_empty(slab));
@@ -87,7 +95,7 @@ TEST_F(SharedPoolTest, ASlabThatWasAdoptedIsNotTakenOut) {
 
 TEST_F(SharedPoolTest, ConsistencyFindsSeededErrors) {
   Slab* slab = make_slab(3, 2);
-  pool_.give(slab);
+  pool_.give(slab, false);
   EXPECT_TRUE(pool_.is_consistent());
   slab->state = SlabState::Current;
   EXPECT_FALSE(pool_.is_consistent());
@@ -108,7 +116,7 @@ TEST_F(SharedPoolTest, ConsistencyFindsSeededErrors) {
 // Each slab has one owner at a time, however the threads come together.
 TEST_F(SharedPoolTest, ThreadsTakeAndGive) {
   constexpr uint32_t kThreads = 4, kSlabs = 6;
-  for (uint32_t i = 0; i < kSlabs; ++i) pool_.give(make_slab(i % 2, 5));
+  for (uint32_t i = 0; i < kSlabs; ++i) pool_.give(make_slab(i % 2, 5), false);
   test::run_threads(kThreads, [&](uint32_t thread) {
     uintptr_t tag = (thread + 1) * uintptr_t{4096};
     for (uint32_t i = 0; i < test::rounds(40000); ++i) {
@@ -119,7 +127,7 @@ TEST_F(SharedPoolTest, ThreadsTakeAndGive) {
       slab->used += 1;
       slab->used -= 1;
       ASSERT_EQ(slab->owner.load(), tag);
-      pool_.give(slab);
+      pool_.give(slab, false);
     }
   });
   EXPECT_TRUE(pool_.is_consistent());
@@ -134,7 +142,7 @@ TEST_F(SharedPoolTest, OneOfTheLastFreesRetires) {
   constexpr uint32_t kThreads = 3;
   for (uint32_t round = 0; round < test::rounds(2000); ++round) {
     Slab* slab = make_slab(5, kThreads);
-    pool_.give(slab);
+    pool_.give(slab, false);
     std::atomic<uint32_t> retirements{0};
     test::run_threads(kThreads, [&](uint32_t thread) {
       uint64_t old = slab->remote.load();

@@ -37,6 +37,12 @@ class FewThreadsTest : public testing::Test {
     return blocks;
   }
 
+  // As for the first time.
+  static void* allocate_anew(size_t bytes) {
+    state_of(bytes).refilled_at = 0;
+    return allocate(bytes);
+  }
+
   static void free_all(const std::vector<void*>& blocks) {
     for (void* block : blocks) free(block);
   }
@@ -69,12 +75,12 @@ class SharingTest : public FewThreadsTest {
 TEST_F(SharingTest, WhatOneThreadFreesAnotherAllocates) {
   for (size_t bytes : {size_t{2000}, kSharedSize, size_t{30'000}, size_t{100'000}}) {
     uint32_t size_class = size_class_of(bytes);
-    std::vector<void*> blocks = allocate_many(5, bytes);
-    uint32_t kept_at_most = std::max<uint32_t>(kBinShapes[size_class].shared, state_of(bytes).bin_limit);
+    std::vector<void*> blocks;
+    for (int i = 0; i < 5; ++i) blocks.push_back(allocate_anew(bytes));
     free_all(blocks);
-    EXPECT_LE(in_bin(bytes), kept_at_most) << bytes;
+    EXPECT_LE(in_bin(bytes), kBinShapes[size_class].shared) << bytes;
     uint32_t pooled = heap.pool.pooled_blocks(size_class);
-    EXPECT_GE(pooled + in_bin(bytes), 5u) << bytes;
+    ASSERT_GE(pooled, 3u) << bytes;
     threads_[0].run([&] {
       std::vector<void*> again = allocate_many(pooled, bytes);
       for (void* block : again) EXPECT_EQ(std::count(blocks.begin(), blocks.end(), block), 1) << bytes;
@@ -123,12 +129,34 @@ TEST_F(SharingTest, ABinHoldsMoreWhereRefillsFollowSoon) {
   free_all(blocks);
 }
 
+TEST_F(SharingTest, TheNextThreadWithACacheStartsAnew) {
+  free(allocate(kSharedSize));
+  flush_thread_cache();  // as a thread does that ends
+  ASSERT_EQ(state_of(kSharedSize).bin_limit, kBinShapes[size_class_of(kSharedSize)].capacity);
+  free(allocate(kSharedSize));
+  EXPECT_EQ(state_of(kSharedSize).bin_limit, kBinShapes[size_class_of(kSharedSize)].shared);
+}
+
+TEST_F(SharingTest, NobodyClaimsASlabWhoseBlocksAreAllHandedOut) {
+  constexpr size_t kAlone = 60'000;  // in its slab
+  void* block = allocate(kAlone);
+  Slab* slab = slab_of_block(block);
+  ASSERT_EQ(slab->owner.load(), owner::kUnowned);
+  threads_[0].run([&] {
+    free(block);
+    EXPECT_EQ(in_bin(kAlone), 1u);
+  });
+  EXPECT_EQ(slab->owner.load(), owner::kUnowned);
+}
+
 TEST_F(SharingTest, AThreadThatOnlyFreesPassesOn) {
-  std::vector<void*> blocks = allocate_many(10, kSharedSize);
+  const uint32_t size_class = size_class_of(kSharedSize);
+  std::vector<void*> blocks = allocate_many(2 * kBinShapes[size_class].capacity, kSharedSize);
   threads_[0].run([&] {
     free_all(blocks);
-    EXPECT_LE(in_bin(kSharedSize), std::max<uint32_t>(kBinShapes[size_class_of(kSharedSize)].passed_on, 8));
+    EXPECT_LE(in_bin(kSharedSize), kBinShapes[size_class].passed_on);
   });
+  EXPECT_GE(heap.pool.pooled_blocks(size_class), kBinShapes[size_class].capacity);
 }
 
 TEST_F(FewThreadsTest, AmongFewThreadsEachKeepsItsOwn) {
