@@ -4,13 +4,14 @@
 
 Each run of a workload under one build is followed by one under the other, in
 turns. The ratio of each pair is taken, and of the ratios the median and an
-interval. The start of a process with an endpoint costs once and is measured by
-itself, in a row of its own; the last column is without it.
+interval. Runs are four times as long as the bench's: a process has no endpoint in its first second. The
+start of one costs once and is measured by itself, in a row of its own; the last
+column is without it.
 """
 
 import argparse
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocators import DEBIAN_PEERS, GLIBC, HAKMEM, Allocator, find_allocators, preloaded
@@ -19,12 +20,13 @@ from endpoint import free_port, scrape
 from errors import BenchError
 from runner import Job, Samples, macro_jobs, macro_outcome, run_all
 from significance import geometric_mean, median, median_interval
-from workloads import selected_workloads
+from workloads import Workload, selected_workloads
 
 START = "start"
 TELEMETRY = "telemetry"
 # Resident memory that a process with an endpoint may have more, whatever it does.
 RSS_ALLOWANCE = 1 << 20
+LENGTH = 4  # of a run, in full runs of the bench
 
 
 class Scraper:
@@ -64,6 +66,14 @@ def telemetry_build(library: Path, port: int) -> Allocator:
 def start_job(build_dir: Path) -> Job:
     command = [str(build_dir / "bench" / "bench_random"), "--slots=1", "--operations=1"]
     return Job(START, command, lambda stdout, usage: macro_outcome(START, stdout, usage))
+
+
+def lengthened(workload: Workload, times: int) -> Workload:
+    def more(argument: str) -> str:
+        name, _, number = argument.partition("=")
+        return f"{name}={int(number) * times}"
+
+    return replace(workload, full=tuple(more(argument) for argument in workload.full))
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,7 @@ def main(arguments: list[str]) -> int:
     build_dir = options.build_dir.resolve()
     peers = [GLIBC, *(name for name, *_ in DEBIAN_PEERS)]
     contestants = [*find_allocators(build_dir, [], peers), telemetry_build(options.library, port)]
-    workloads = selected_workloads(options.only, options.quick)
+    workloads = [lengthened(workload, LENGTH) for workload in selected_workloads(options.only, options.quick)]
     jobs = [start_job(build_dir), *macro_jobs(build_dir, workloads, options.quick)]
     with Scraper(port) as scraper:
         results = run_all(build_dir, jobs, contestants, options.runs)

@@ -9,7 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from allocators import HAKMEM
-from telemetry_cost import RSS_ALLOWANCE, START, TELEMETRY, Scraper, rows_of, table_of
+from telemetry_cost import RSS_ALLOWANCE, START, TELEMETRY, Scraper, lengthened, rows_of, table_of
+from workloads import WORKLOADS
 
 
 def sample(cpu: float, rss: int = 10 << 20) -> dict:
@@ -40,6 +41,16 @@ class TableTest(unittest.TestCase):
         self.assertNotIn(f"| {START}", table)
         self.assertIn("Start of a process: 10.0 ms of CPU time, with an endpoint 50.0 ms.", table)
         self.assertIn("| geometric mean | 1.119 | 1.119 | | 1.100 | 0.900 |", table)
+
+
+class LengthTest(unittest.TestCase):
+    def test_each_workload_can_be_longer_with_the_heap_that_it_has(self):
+        for workload in WORKLOADS:
+            longer = lengthened(workload, 4)
+            self.assertEqual(longer.heap, workload.heap)
+            for short, long in zip(workload.full, longer.full, strict=True):
+                name, number = short.split("=")
+                self.assertEqual(long, f"{name}={4 * int(number)}")
 
 
 class ScraperTest(unittest.TestCase):
