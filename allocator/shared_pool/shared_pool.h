@@ -7,6 +7,8 @@
 // Slabs: part-full ones that no thread owns. Threads that end leave theirs here,
 // and threads that refill adopt them before they take fresh memory.
 //
+// Of classes that many threads share all that is free passes through here.
+//
 // While a slab is pooled every free into it goes to its remote list; the free
 // that makes it empty takes it out and retires it.
 #pragma once

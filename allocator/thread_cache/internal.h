@@ -125,6 +125,7 @@ void retire(ThreadCache* cache, Slab* slab);
 
 // Gives up an owned, settled slab that is in no list: retired, pooled or unowned.
 void let_go(ThreadCache* cache, Slab* slab);
+// The same for the current slab of a class, which has one.
 void let_go_of_current(ThreadCache* cache, ClassState& state);
 
 // After settling and collecting: brings an owned slab in no list to where it

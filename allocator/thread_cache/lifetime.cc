@@ -186,11 +186,7 @@ void flush(ThreadCache* cache) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     ClassState& state = cache->classes[size_class];
     if (!state.is_used) continue;
-    if (state.current != nullptr) {
-      settle_and_count(cache, state.current);
-      let_go(cache, state.current);
-      state.current = nullptr;
-    }
+    if (state.current != nullptr) let_go_of_current(cache, state);
     let_go_of_all(cache, state.available);
     state.available_count = state.sleeping_count = 0;
     let_go_of_all(cache, state.sleeping);
