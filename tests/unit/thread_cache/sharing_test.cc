@@ -160,8 +160,6 @@ TEST_F(SharingTest, AThreadThatOnlyFreesPassesOn) {
 }
 
 TEST_F(FewThreadsTest, AmongFewThreadsEachKeepsItsOwn) {
-  test::start_process();
-  test::SampleInterval interval{0};
   {
     Threads many;
     for (OtherThread& thread : many) thread.run([] { free(allocate(kSharedSize)); });
