@@ -106,12 +106,11 @@ touches long after it allocated them, or that the kernel swaps out, show after a
 the latest. In a process without an endpoint the kernel's part is left out where it costs more than a
 millisecond; `outside`, the total and the rest then have no series.
 
-**The exporter in its own figures.** `hakmem_exporter_memory_bytes` is the part `telemetry` and the series of the last
-scrape. The series live in the host's heap while a scrape is answered: figures are taken before they are made and
-after those of the last scrape were freed, so they are in no `live` figure, but the slabs they used show as free
-memory of the size classes, some hundred KiB. A scrape of 780 series makes 2,000 allocations and leaves none. What the
-loader, the C++ runtime and the server keep from the start of the endpoint on is in `live`: 42 blocks of 120 KB, of which the
-runtime's reserve for exceptions is 73 KB. The serving thread is one of `hakmem_threads`.
+**The exporter in its own figures.** `hakmem_exporter_memory_bytes` of an embedded endpoint is the part `telemetry`: stats
+page and profile, the serving thread's stack, the module with its libraries, and the heap that this thread has
+for itself, where series stand while a scrape is answered: some 400 KiB after it. A scrape of 720 series makes 2,000
+allocations; no figure of the program's heap, threads, locks or kernel calls moves with them. What the module's libraries are to the
+program, too, such as the C++ runtime of a C++ program, is in `outside`.
 
 **Forked children** start from zero. Objects they inherited count as live, as they are; `hakmem_collected_objects_total`
 can therefore exceed `hakmem_refill_objects_total` there.

@@ -37,7 +37,6 @@ struct EmbeddedCollectable::State {
   Lifetimes lifetimes;
   PageDirectory directory;
   ExporterFigures figures;
-  size_t last_exposition_bytes = 0;
 };
 
 EmbeddedCollectable::EmbeddedCollectable(const telemetry::ModuleHost& host, LeakSuspects& leaks)
@@ -56,13 +55,11 @@ std::vector<prometheus::MetricFamily> EmbeddedCollectable::collect(uint32_t full
   add_pages(state_->directory, full_pid, &exposition);
   state_->lifetimes.add_to(snapshot, &exposition);
   leaks_.add_to(&exposition);
-  // Its mappings as the kernel counts them, and the series of the last scrape.
-  double mapped = snapshot.gauge(metrics::Metric::kResidentBytes, static_cast<uint32_t>(metrics::Part::Telemetry));
-  state_->figures.memory_bytes = (std::isnan(mapped) ? 0 : mapped) + static_cast<double>(state_->last_exposition_bytes);
+  // As the kernel counts it: its mappings, and what the last scrape left.
+  double resident = snapshot.gauge(metrics::Metric::kResidentBytes, static_cast<uint32_t>(metrics::Part::Telemetry));
+  state_->figures.memory_bytes = std::isnan(resident) ? 0 : resident;
   add_exporter(state_->figures, state_->directory, &exposition);
-  std::vector<prometheus::MetricFamily> families = exposition.take();
-  state_->last_exposition_bytes = heap_bytes(families);
-  return families;
+  return exposition.take();
 }
 
 void EmbeddedCollectable::scrape_took(double seconds) const {

@@ -243,20 +243,6 @@ std::vector<MetricFamily> Exposition::take() {
   return filled;
 }
 
-size_t heap_bytes(const std::vector<MetricFamily>& families) {
-  auto of_text = [](const std::string& text) { return text.capacity() > 15 ? text.capacity() + 1 : 0; };
-  size_t bytes = families.capacity() * sizeof(MetricFamily);
-  for (const MetricFamily& family : families) {
-    bytes += of_text(family.name) + of_text(family.help) + family.metric.capacity() * sizeof(ClientMetric);
-    for (const ClientMetric& metric : family.metric) {
-      bytes += metric.label.capacity() * sizeof(ClientMetric::Label);
-      bytes += metric.histogram.bucket.capacity() * sizeof(ClientMetric::Bucket);
-      for (const ClientMetric::Label& label : metric.label) bytes += of_text(label.name) + of_text(label.value);
-    }
-  }
-  return bytes;
-}
-
 bool in_summary(Metric metric) {
   switch (metric) {
     // By size class or by lock, or of interest only beside those; or where a finding of kDiagnosis tells enough.

@@ -45,9 +45,6 @@ class Exposition {
   std::vector<prometheus::MetricFamily> families_;
 };
 
-// Bytes that a list of families holds on the heap.
-size_t heap_bytes(const std::vector<prometheus::MetricFamily>& families);
-
 // Whether a metric is part of a summary.
 bool in_summary(metrics::Metric metric);
 

@@ -40,6 +40,7 @@ struct Publisher {
   RangeList telemetry_ranges;
   Range extra[kMaxTelemetryRanges];
   size_t extra_count;
+  uint64_t measured_telemetry;  // by the last account of the process; 0: none yet
   Peak peak;
   Window window;
   PublishCost cost;
@@ -185,7 +186,9 @@ void publish_locks(const metrics::HeapView& view) {
   }
 }
 
-void collect_telemetry_ranges() {
+// Lists them all, and returns the bytes that are known to be resident: of those that are populated when they are made,
+// and of the private heap.
+uint64_t collect_telemetry_ranges(const metrics::HeapView& view) {
   RangeList& list = publisher.telemetry_ranges;
   list.clear();
   auto add = [](void* context, uintptr_t address, size_t bytes) {
@@ -194,19 +197,18 @@ void collect_telemetry_ranges() {
   visit_page_mappings(add, &list);
   visit_profile_mappings(add, &list);
   visit_walk_mappings(add, &list);
-  for (size_t i = 0; i < publisher.extra_count; ++i)
-    list.add(publisher.extra[i].begin, publisher.extra[i].end - publisher.extra[i].begin);
   for (const RangeList* own : {&publisher.ours, &publisher.telemetry_ranges})
     list.add(own->mapping().begin, own->mapped_bytes());
+  uint64_t known = 0;
+  for (const Range& range : list) known += range.end - range.begin;
+  for (size_t i = 0; i < publisher.extra_count; ++i)
+    list.add(publisher.extra[i].begin, publisher.extra[i].end - publisher.extra[i].begin);
+  if (metrics::RangeView heap = view.private_range(); heap.bytes != 0) {
+    list.add(heap.address, heap.bytes);
+    known += resident_bytes(heap.address, heap.bytes, may_ask_mincore());
+  }
   list.normalise();
-}
-
-// What a walk of our own ranges alone knows of telemetry: its mappings are
-// populated when they are made.
-uint64_t telemetry_bytes() {
-  uint64_t bytes = 0;
-  for (const Range& range : publisher.telemetry_ranges) bytes += range.end - range.begin;
-  return bytes;
+  return known;
 }
 
 // What was counted since the start, over all shards.
@@ -299,6 +301,7 @@ void add_telemetry_range(uintptr_t address, size_t bytes) {
 
 void forget_parent() {
   publisher.extra_count = 0;
+  publisher.measured_telemetry = 0;
   publisher.peak = {};
   publisher.window = {};
   forget_parent_account();
@@ -342,13 +345,13 @@ Measured measure(const metrics::HeapView& view, PageHeader* page, Depth depth) {
   uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
   Measured measured;
   measure_heap(view, page, &measured);
-  collect_telemetry_ranges();
-  measured.parts[Part::Telemetry] = telemetry_bytes();
+  // Without an account of the process, what is sure, or more where the last one found it: an endpoint's.
+  measured.parts[Part::Telemetry] = std::max(collect_telemetry_ranges(view), publisher.measured_telemetry);
   uint64_t middle = clock_nanoseconds(CLOCK_MONOTONIC);
   publisher.ours.normalise();
   measured.process = publish_process(publisher.ours, publisher.telemetry_ranges, measured.heap_resident, depth);
   if (!std::isnan(measured.process.telemetry))
-    measured.parts[Part::Telemetry] = static_cast<uint64_t>(measured.process.telemetry);
+    measured.parts[Part::Telemetry] = publisher.measured_telemetry = static_cast<uint64_t>(measured.process.telemetry);
   publisher.cost.heap = middle - start;
   if (depth != Depth::Heap)
     publisher.cost.process = clock_nanoseconds(CLOCK_MONOTONIC) - middle - measured.process.rare_cost;

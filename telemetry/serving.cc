@@ -264,6 +264,7 @@ bool wait_until_wanted() {
 void* serving_thread(void*) {
   prctl(PR_SET_NAME, "hakmem", 0, 0, 0);
   exclude_this_thread();
+  metrics::heap_view.leave_program();
   timespec second{1, 0};
   // A daemon's parent may stay until the daemon is ready.
   for (int waited = 0; waited == 0 || (waited < kMaxOriginSeconds && origin_lives()); ++waited) {
@@ -273,6 +274,8 @@ void* serving_thread(void*) {
   }
   if (origin_lives() || an_ancestor_serves()) {
     serving.role.store(Role::Silent, std::memory_order_release);
+    size_t bytes = 0;
+    refresh_page(&bytes);  // the child may have been busy, and be idle for long
     return nullptr;
   }
   if (acquire_page()) {

@@ -21,14 +21,14 @@ constexpr uint64_t kMillisecond = 1'000'000;
 // to the serving thread, and tried again now and then.
 constexpr uint64_t kMaxProcessCost = 1 * kMillisecond;
 constexpr uint64_t kProcessRetry = 60 * kSecond;
-constexpr uint32_t kTransitionsToLook = 8;
+constexpr uint64_t kBytesToLook = 512 * 1024;  // of slabs, large and huge blocks
 constexpr uint64_t kScrapeHold = 15 * kSecond;
 
 struct State {
   std::atomic<bool> held;
   std::atomic<uint64_t> next_publish;  // CLOCK_MONOTONIC; written by the holder
   uint64_t next_process_try;           // holder only
-  std::atomic<uint32_t> transitions;   // before there is a page; any thread
+  std::atomic<uint64_t> taken_bytes;   // before there is a page; any thread
   // In a page of its own that the kernel clears in a forked child; null where
   // the kernel cannot (before Linux 4.14).
   std::atomic<std::atomic<uint32_t>*> epoch;
@@ -70,13 +70,14 @@ void make_page_if_busy() {
 }
 
 // The least that each transition costs.
-bool has_something_to_do() {
+bool has_something_to_do(uint64_t bytes) {
   if (forked_unnoticed()) return true;
   switch (page_home()) {
     case PageHome::Refused: return false;
-    // Most processes end before the first look; each superslab_refill is a transition.
-    case PageHome::None:
-      return (state.transitions.fetch_add(1, std::memory_order_relaxed) + 1) % kTransitionsToLook == 0;
+    case PageHome::None: {  // most processes end before the first look
+      uint64_t before = state.taken_bytes.fetch_add(bytes, std::memory_order_relaxed);
+      return before / kBytesToLook != (before + bytes) / kBytesToLook;
+    }
     case PageHome::File:
     case PageHome::Private: return coarse_now() >= state.next_publish.load(std::memory_order_relaxed);
   }
@@ -127,8 +128,8 @@ void release_page() {
   is_writer = false;
 }
 
-bool on_transition() {
-  if (!has_something_to_do()) return false;
+bool on_transition(size_t bytes) {
+  if (!has_something_to_do(bytes)) return false;
   int saved_errno = errno;
   if (forked_unnoticed()) on_fork_child();
   if (page_home() == PageHome::None) {
@@ -148,6 +149,7 @@ void on_fork_child() {
     epoch->store(1, std::memory_order_relaxed);
   state.held.store(false, std::memory_order_relaxed);
   state.next_process_try = 0;
+  state.taken_bytes.store(0, std::memory_order_relaxed);
   if (state.is_prepared) state.next_publish.store(coarse_now() + kSecond, std::memory_order_relaxed);
   state.served = nullptr;
   abandon_page();

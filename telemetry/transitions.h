@@ -16,7 +16,7 @@ void prepare_fork_detection();
 
 // metrics::Hooks: makes the page when it is time, publishes at most once a
 // second and for at most 1 % of the time. Whether there was anything to do.
-bool on_transition();
+bool on_transition(size_t bytes);
 
 // metrics::Hooks: leaves the parent's page and starts from zero.
 void on_fork_child();

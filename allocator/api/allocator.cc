@@ -13,6 +13,7 @@
 #include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
+#include "allocator/thread_cache/private_thread.h"
 #include "allocator/thread_cache/sampling.h"
 
 namespace hakmem {
@@ -105,6 +106,12 @@ void sample_growth(void* address, size_t bytes, size_t old_bytes, uint32_t size_
 void* reallocate_guarded(void* address, size_t bytes) {
   size_t old_bytes = guarded_bytes(address, "realloc of");
   return old_bytes == kNotLive ? refuse(EINVAL) : move_any(address, bytes, old_bytes);
+}
+
+void* reallocate_private(void* address, size_t bytes) {
+  size_t old_bytes = private_bytes(address);
+  if (old_bytes == 0) return refuse(EINVAL);
+  return is_kept(old_bytes, bytes) ? address : move_any(address, bytes, old_bytes);
 }
 
 // Grows or shrinks a run of units within what it has, or into free units behind it.
@@ -206,8 +213,10 @@ void* reallocate_slow(void* address, size_t bytes) {
   if (bytes == 0) return free_to_nothing(address);
   uintptr_t owner_word = 0;
   Slab* slab = slab_of(address, owner_word);
-  if (slab == nullptr)
-    return is_guarded(address) ? reallocate_guarded(address, bytes) : reallocate_huge(address, bytes);
+  if (slab == nullptr) {
+    if (is_guarded(address)) return reallocate_guarded(address, bytes);
+    return is_private(address) ? reallocate_private(address, bytes) : reallocate_huge(address, bytes);
+  }
   if (Message misuse = misuse_in(slab, owner_word, address); misuse != Message::kCount) [[unlikely]]
     return refuse_misuse(misuse, address);
   size_t usable = usable_bytes_of(slab, owner_word);
@@ -220,6 +229,7 @@ void* reallocate_slow(void* address, size_t bytes) {
 }
 
 void* allocate_aligned_slow(size_t alignment, size_t bytes) {
+  if (is_private_thread()) return allocate_large(bytes == 0 ? 1 : bytes, alignment).address;
   uint32_t size_class = aligned_class_of(bytes, alignment);
   if (size_class < kSizeClassCount) return allocate(kClassShapes[size_class].block_bytes);
   return allocate_large(bytes == 0 ? 1 : bytes, alignment).address;
@@ -244,6 +254,7 @@ size_t usable_bytes(const void* address) {
     size_t bytes = guarded_bytes(address, "malloc_usable_size of");
     return bytes == kNotLive ? 0 : bytes;
   }
+  if (is_private(address)) return private_bytes(address);
   size_t mapped = heap.huge.usable_bytes(address);
   if (mapped == 0) report_misuse(heap.misuse_of(address), address);
   return mapped;
@@ -253,7 +264,8 @@ size_t usable_bytes(const void* address) {
 // where it is for as long as about half of it is used.
 bool check_size(const void* address, size_t alignment, size_t bytes) {
   size_t usable = usable_bytes(address);
-  if (usable == 0) return false;  // null, or a misuse that is known by now
+  if (usable == 0) return false;         // null, or a misuse that is known by now
+  if (is_private(address)) return true;  // of whatever size its chunk had
   bool is_aligned = is_power_of_two(alignment) && reinterpret_cast<uintptr_t>(address) % alignment == 0;
   size_t least = bytes < alignment ? alignment : bytes;
   if (least > usable) least = usable;

@@ -9,6 +9,7 @@
 #include "allocator/thread_cache/guard.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/lifetime.h"
+#include "allocator/thread_cache/private_thread.h"
 #include "allocator/thread_cache/sampling.h"
 
 namespace hakmem {
@@ -198,6 +199,12 @@ size_t huge_hold_back(size_t used) { return heap.huge.hold_back(used); }
 void let_time_pass() {
   size_t retained = std::max(heap.superslabs.retained_bytes(), heap.huge.retained_bytes());
   if (retained > PurgePolicy::kLongRetained) heap.decay(0);
+  private_heap.let_time_pass(coarse_milliseconds());
+}
+
+metrics::RangeView private_range() {
+  size_t bytes = private_heap.committed_bytes();
+  return {private_heap.base(), bytes};
 }
 
 }  // namespace
@@ -205,9 +212,9 @@ void let_time_pass() {
 constinit const metrics::HeapView metrics::heap_view{
     view_class_bytes,    begin_look,     visit_superslabs,   visit_slabs,    slab_at,
     visit_huge,          visit_threads,  visit_reservations, visit_metadata, lock_stats,
-    superslab_hold_back, huge_hold_back, let_time_pass};
+    superslab_hold_back, huge_hold_back, let_time_pass,      private_range,  [] { leave_program(); }};
 
 static_assert(static_cast<uint8_t>(LockRank::kPageArena) == static_cast<uint8_t>(metrics::Lock::PageArena));
-static_assert(static_cast<uint8_t>(LockRank::kCount) == metrics::kCountOf<metrics::Lock>);
+static_assert(static_cast<uint8_t>(LockRank::kPrivateHeap) == metrics::kCountOf<metrics::Lock>);
 
 }  // namespace hakmem

@@ -16,7 +16,16 @@ namespace hakmem {
 
 // Lock order: a thread that holds a lock takes only locks of a higher rank.
 // fork() takes them all in this order.
-enum class LockRank : uint8_t { kThreadRegistry, kSharedPool, kSamples, kSuperslabs, kHuge, kPageArena, kCount };
+enum class LockRank : uint8_t {
+  kThreadRegistry,
+  kSharedPool,
+  kSamples,
+  kSuperslabs,
+  kHuge,
+  kPageArena,
+  kPrivateHeap,  // taken in builds with statistics alone
+  kCount
+};
 
 // Ranks held by this thread, checked in builds with assertions only (a
 // template, so that other builds have no such variable).

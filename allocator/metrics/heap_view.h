@@ -82,6 +82,10 @@ struct HeapView {
   // No view: where so much is retained that only a busy program should keep it, gives some
   // of it back, once a second at most, as the program's own calls do.
   void (*let_time_pass)();
+  // What the heap of private threads has of pages is here, and in no other figure; of no bytes before there is any.
+  RangeView (*private_range)();
+  // No view: the calling thread, which has not allocated yet, is private from now on. Nothing where that cannot be had.
+  void (*leave_program)();
 };
 
 extern const HeapView heap_view;  // defined in api/
@@ -104,10 +108,10 @@ struct Sample {
 
 // Called by the allocator on cold paths; null until telemetry installs them.
 struct Hooks {
-  // After each superslab_refill, large or huge allocation, and at each thread's start and end,
-  // on the thread that did it, with no lock of the allocator held. It may be
+  // After each superslab_refill, large or huge allocation, of `bytes`, and at each thread's start and end, as if
+  // a slab were made; on the thread that did it, with no lock of the allocator held. It may be
   // entered again if it allocates; keeps errno. Whether counters may have moved.
-  bool (*on_transition)();
+  bool (*on_transition)(size_t bytes);
   // Around fork, with all locks of the allocator held: before it, and after it in the parent.
   void (*on_fork)();
   void (*on_fork_parent)();

@@ -176,10 +176,7 @@ class HugeHeap {
   // Bytes retained while `used` are live. Any thread.
   size_t hold_back(size_t used) const HAKMEM_NO_THREAD_ANALYSIS { return policy_.hold_back(used); }
   RankedLock& lock() { return lock_; }
-  size_t retained_bytes() {
-    LockGuard guard(lock_);
-    return retained_.bytes();
-  }
+  size_t retained_bytes() const HAKMEM_NO_THREAD_ANALYSIS { return retained_.bytes(); }  // any thread, no lock
 
  private:
   static constexpr size_t kHugePagesFrom = 2 * kMiB;  // in use, or of a mapping of its own

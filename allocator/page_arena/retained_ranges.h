@@ -28,7 +28,7 @@ class RetainedRanges {
   explicit constexpr RetainedRanges(HugeTable<Memory>& table) : table_(table) {}
 
   uint32_t count() const { return count_; }
-  size_t bytes() const { return bytes_; }  // of all
+  size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }  // of all; any thread
   bool is_full() const { return count_ == kMaxRetained; }
   const Range& operator[](uint32_t index) const { return ranges_[index]; }
 
@@ -155,26 +155,28 @@ class RetainedRanges {
   void append(Range range) {
     HAKMEM_ASSERT(!is_full());
     ranges_[count_++] = range;
-    bytes_ += range.bytes;
+    set_bytes(bytes() + range.bytes);
   }
 
   Range remove(uint32_t index) {
     Range range = ranges_[index];
-    bytes_ -= range.bytes;
+    set_bytes(bytes() - range.bytes);
     --count_;
     for (uint32_t i = index; i < count_; ++i) ranges_[i] = ranges_[i + 1];
     return range;
   }
 
+  void set_bytes(size_t bytes) { bytes_.store(bytes, std::memory_order_relaxed); }
+
   // By a part of it.
   void replace(uint32_t index, Range part) {
-    bytes_ -= ranges_[index].bytes - part.bytes;
+    set_bytes(bytes() - (ranges_[index].bytes - part.bytes));
     ranges_[index] = part;
   }
 
   HugeTable<Memory>& table_;
   uint32_t count_ = 0;
-  size_t bytes_ = 0;
+  std::atomic<size_t> bytes_{0};  // written by the holder of the heap's lock
   Range ranges_[kMaxRetained]{};
 };
 

@@ -7,6 +7,7 @@
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/large.h"
 #include "allocator/thread_cache/lifetime.h"
+#include "allocator/thread_cache/private_thread.h"
 
 namespace hakmem {
 namespace {
@@ -251,6 +252,7 @@ void free_into_class(ThreadCache* cache, Slab* slab, void* address, uintptr_t ow
 void free_with(ThreadCache* cache, void* address) {
   Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(address));
   if (slab == nullptr && is_guarded(address)) return free_guarded(address);
+  if (slab == nullptr && is_private(address)) return free_private(address);
   if (slab == nullptr) return free_huge(address, cache->shard);
   uintptr_t owner_word = slab->owner.load(std::memory_order_acquire);
   if (owner_word == owner::kLarge) return free_large(slab, address, cache->shard);
@@ -329,6 +331,7 @@ void free_cold(void* address) {
   if (address == nullptr) return;
   ThreadCache* cache = current_cache();
   if (cache == nullptr) {
+    if (is_private(address)) return free_private(address);
     LateCacheScope late;
     return free_with(thread_state.cache, address);
   }

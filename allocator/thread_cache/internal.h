@@ -8,7 +8,7 @@
 namespace hakmem {
 
 // The thread's cache, starting the thread when it has none; null for a thread
-// that has ended or when there is no memory for a cache.
+// that has ended or is private, or when there is no memory for a cache.
 HAKMEM_COLD ThreadCache* start_thread();
 
 inline ThreadCache* current_cache() {
@@ -151,7 +151,8 @@ inline bool has_other_threads() { return thread_count() > 1; }
 HAKMEM_HIDDEN extern std::atomic<uint32_t> first_shared_class;  // set with the number of threads
 inline bool is_shared(uint32_t size_class) { return size_class >= first_shared_class.load(std::memory_order_relaxed); }
 
-void call_transition_hook();
+// `bytes` of fresh memory were taken, or so much will be: a thread starts or ends.
+void call_transition_hook(size_t bytes);
 
 // -- hardened builds ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 
 #include "allocator/base/message.h"
 #include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/private_thread.h"
 #include "allocator/thread_cache/sampling.h"
 
 namespace hakmem {
@@ -60,12 +61,13 @@ LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment
 LargeAllocation allocate_large(size_t bytes, size_t alignment) {
   ThreadCache* cache = current_cache();
   if (cache == nullptr) {
+    if (void* block = allocate_private(bytes, alignment); block != nullptr) return {block, false};
     LateCacheScope late;
     return allocate_with(thread_state.cache, bytes, alignment);
   }
   return metrics::slow_call(cache->counters, cache->shard, metrics::SlowCall::Malloc, [=] {
     LargeAllocation result = allocate_with(cache, bytes, alignment);
-    call_transition_hook();
+    call_transition_hook(result.address == nullptr ? 0 : bytes);
     return result;
   });
 }

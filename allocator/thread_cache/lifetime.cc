@@ -5,6 +5,7 @@
 #include "allocator/platform/memory_limit.h"
 #include "allocator/platform/process.h"
 #include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/private_thread.h"
 #include "allocator/thread_cache/sampling.h"
 
 #include <errno.h>
@@ -62,11 +63,12 @@ RankedLock* lock_of(uint32_t rank) {
     case LockRank::kSuperslabs: return &heap.superslabs.lock();
     case LockRank::kHuge: return &heap.huge.lock();
     case LockRank::kPageArena: return &heap.arena.lock();
+    case LockRank::kPrivateHeap: return kBuild.stats ? &private_heap.lock() : nullptr;
     case LockRank::kCount: break;
   }
   return nullptr;
 }
-constexpr auto kLocks = static_cast<uint32_t>(LockRank::kCount);
+constexpr auto kLocks = static_cast<uint32_t>(kBuild.stats ? LockRank::kCount : LockRank::kPrivateHeap);
 
 // What lock_all() took, a bit for each rank, and whether it called the hook; a fork in a
 // signal handler that interrupts another fork is pushed above it.
@@ -200,7 +202,7 @@ void flush(ThreadCache* cache) {
 void end_thread() {
   if (thread_state.phase != ThreadPhase::kRunning) return;
   int saved_errno = errno;
-  call_transition_hook();
+  call_transition_hook(kUnitBytes);
   ThreadCache* cache = thread_state.cache;
   // What still comes, libc's own last frees and destructors that asked for even
   // more rounds, finds an ended thread and uses the late cache.
@@ -259,7 +261,7 @@ void adopt_orphan(ThreadCache* cache, Slab* slab) {
 constinit std::atomic<ThreadCache*> registered_caches{nullptr};
 
 ThreadCache* start_thread() {
-  if (thread_state.phase == ThreadPhase::kExited) return nullptr;
+  if (thread_state.phase == ThreadPhase::kExited || is_private_thread()) return nullptr;
   bool is_first = false;
   ThreadCache* cache = nullptr;
   uint64_t seed = random_secret();
@@ -302,7 +304,7 @@ ThreadCache* start_thread() {
   }
   watch_thread_exit();
   cache->counters.count<metrics::Metric::kThreadsStarted>();
-  call_transition_hook();
+  call_transition_hook(kUnitBytes);
   return cache;
 }
 
@@ -342,11 +344,11 @@ bool is_late(const ThreadCache* cache) { return cache == &late_cache; }
 
 uint32_t thread_count() { return threads_running.load(std::memory_order_relaxed); }
 
-void call_transition_hook() {
+void call_transition_hook(size_t bytes) {
   if constexpr (kBuild.stats) {
     if (metrics::hooks.on_transition == nullptr || thread_state.phase != ThreadPhase::kRunning) return;
     // It may have made the stats page, or left it: in a child that bypassed the fork handlers.
-    if (metrics::hooks.on_transition()) [[unlikely]]
+    if (metrics::hooks.on_transition(bytes)) [[unlikely]]
       thread_state.cache->counters.follow_sink(thread_state.cache->shard);
   }
 }

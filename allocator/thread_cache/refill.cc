@@ -14,6 +14,7 @@
 #include "allocator/base/probe.h"
 #include "allocator/platform/clock.h"
 #include "allocator/thread_cache/internal.h"
+#include "allocator/thread_cache/private_thread.h"
 
 namespace hakmem {
 namespace {
@@ -262,7 +263,7 @@ void count_refill(ThreadCache* cache, uint32_t size_class, Batch batch, size_t b
     put_samples(cache, size_class);
   offer_bin(cache, size_class);
   void* block = allocate_from(cache, size_class * kBinWords, bytes);
-  if (batch.source == RefillSource::NewSuperslab) call_transition_hook();
+  if (batch.source == RefillSource::NewSuperslab) call_transition_hook(kClassShapes[size_class].units * kUnitBytes);
   return block;
 }
 
@@ -312,6 +313,7 @@ void* allocate_cold(size_t bytes) {
   }
   cache = start_thread();
   if (cache != nullptr) return allocate_from(cache, size_class * kBinWords, bytes);
+  if (void* block = allocate_private(bytes, kBlockAlignment); block != nullptr) return block;
   LateCacheScope late;
   return allocate_from(thread_state.cache, size_class * kBinWords, bytes);
 }

@@ -142,7 +142,7 @@ struct alignas(64) ThreadCache {
 // so every call takes the cold path, which starts the thread.
 HAKMEM_HIDDEN extern const ThreadCache empty_cache;
 
-enum class ThreadPhase : uint8_t { kNew, kRunning, kExited };
+enum class ThreadPhase : uint8_t { kNew, kRunning, kExited, kPrivate };
 
 // Thread-local storage of the allocator: one cache line at most.
 struct ThreadState {

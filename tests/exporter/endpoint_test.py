@@ -43,6 +43,24 @@ class Answers(unittest.TestCase):
         self.assertIn(b"Content-Length: %d" % len(body), head)
         self.assertEqual(raw(self.program.port, b"HEAD /healthz HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")[2], b"")
 
+    def test_what_answers_is_in_no_figure_of_the_programs_heap(self):
+        self.program.do("alloc 0 3000 1000")
+        before = self.program.scrape()
+        for path in ["/metrics"] * 20 + ["/debug/pprof/heap", "/debug/pprof/fragmentation", "/debug/leaks"]:
+            self.assertIn(b" 200 OK", raw(self.program.port, f"GET {path} HTTP/1.1\r\n\r\n".encode())[:15])
+        after = self.program.scrape()
+        for family in ("allocations_total", "refills_total", "refill_objects_total", "collected_objects_total",
+                       "live_objects", "live_bytes", "slabs", "slab_bytes", "superslabs", "superslab_refill_seconds_count",
+                       "thread_cache_bytes", "threads", "threads_started_total", "huge_live_objects", "huge_allocations_total",
+                       "kernel_calls_total", "first_touched_pages_total", "lock_acquisitions_total"):
+            self.assertTrue(before.matching(f"hakmem_{family}"), family)
+            self.assertEqual(after.matching(f"hakmem_{family}"), before.matching(f"hakmem_{family}"), family)
+        for part in ("live", "internal_fragmentation", "thread_cache", "slab_free", "empty_slab", "retained", "metadata"):
+            self.assertEqual(after.value("hakmem_resident_bytes", part=part),
+                             before.value("hakmem_resident_bytes", part=part), part)
+        self.assertEqual(after.value("hakmem_threads"), 1)
+        self.program.do("free 0 1")
+
     def test_malformed_requests_are_survived(self):
         for data, status in ((b"\r\n\r\n", 400), (b"nonsense\r\n\r\n", 400), (b"GET\r\n\r\n", 400),
                              (b"GET /metrics\r\n\r\n", 400), (b"POST /metrics HTTP/1.1\r\n\r\n", 405),

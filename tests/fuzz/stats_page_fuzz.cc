@@ -30,9 +30,7 @@ void run(Input input) {
     totals.add_counters_of(snapshot);
     exporter::Exposition exposition;
     exposition.add(snapshot, rows, {{"pid", "42"}, {"comm", snapshot.comm}}, exporter::Detail::Full);
-    auto families = exposition.take();
-    HAKMEM_FUZZ_CHECK(exporter::heap_bytes(families) < size_t{4} << 20);
-    check_exposition(exporter::serialise(families), kMostSeries);
+    check_exposition(exporter::serialise(exposition.take()), kMostSeries);
   }
   exporter::Exposition ended;
   ended.add(totals, {}, {{"pid", "ended"}}, exporter::Detail::Summary);

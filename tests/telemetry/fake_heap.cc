@@ -68,6 +68,8 @@ const HeapView heap_view{
     [](size_t used) { return fake_heap.hold_back + used / 10; },
     [](size_t used) { return fake_heap.hold_back + used / 10; },
     [] {},
+    [] { return fake_heap.private_range; },
+    [] {},
 };
 
 }  // namespace hakmem::metrics

@@ -21,6 +21,7 @@ struct FakeHeap {
   std::vector<metrics::ThreadCacheView> threads;
   std::vector<metrics::RangeView> reservations;
   std::vector<metrics::RangeView> metadata;
+  metrics::RangeView private_range{};
   size_t hold_back = 0;  // beside a tenth of what is used
   LockStatsView locks[metrics::kCountOf<metrics::Lock>]{};
 };

@@ -177,7 +177,7 @@ TEST(PageWriter, AChildThatBypassedTheForkHandlersIsFoundOut) {
     pid_t forked = fork();  // the test has no handler, so that this is as good as _Fork
     if (forked == 0) {
       bool noticed = forked_unnoticed();
-      on_transition();
+      on_transition(0);
       noticed = noticed && !forked_unnoticed() && page_home() == PageHome::None;
       counters.add<Metric::kHugeFrees>(0, 5);  // where a thread cache counts until it looks
       counters.follow_sink(0);

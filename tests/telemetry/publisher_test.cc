@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "allocator/metrics/counters.h"
@@ -153,6 +154,22 @@ TEST(Publisher, GivesEachResidentByteOfTheHeapToOnePart) {
     EXPECT_EQ(snapshot.gauge(Metric::kHugeLive, 0), 1);
     EXPECT_EQ(snapshot.gauge(Metric::kHugeLiveBytes, 0), 8 << 20);
     EXPECT_TRUE(std::isnan(part(snapshot, Part::Outside))) << "not asked for, so not shown";
+  });
+  EXPECT_EQ(child.status, 0);
+}
+
+TEST(Publisher, WhatIsResidentOfThePrivateHeapIsTelemetrys) {
+  ChildResult child = in_child({}, [] {
+    create_page(false, true);
+    Mapping heap(64 << 20, 3 << 20);
+    Mapping stack(1 << 20, 20 << 10);
+    add_telemetry_range(stack.address(), stack.bytes());
+    double without = part(publish_and_read(Depth::Heap), Part::Telemetry);
+    fake_heap.private_range = {heap.address(), heap.bytes()};
+    EXPECT_EQ(part(publish_and_read(Depth::Heap), Part::Telemetry), without + (3 << 20));
+    double measured = part(publish_and_read(Depth::Process), Part::Telemetry);
+    EXPECT_GE(measured, (3 << 20) + (20 << 10));
+    EXPECT_EQ(part(publish_and_read(Depth::Heap), Part::Telemetry), std::max(measured, without + (3 << 20)));
   });
   EXPECT_EQ(child.status, 0);
 }

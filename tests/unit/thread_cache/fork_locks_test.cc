@@ -16,6 +16,7 @@
 #include "allocator/api/statistics.h"
 #include "allocator/thread_cache/internal.h"
 #include "allocator/thread_cache/lifetime.h"
+#include "allocator/thread_cache/private_thread.h"
 #include "allocator/thread_cache/sampling.h"
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
@@ -41,6 +42,10 @@ int work_in_child() {
   }
   flush_thread_cache();
   purge_all();
+  if (kBuild.stats && private_heap.open()) {
+    private_heap.free(private_heap.allocate(100, 16));
+    if (!private_heap.is_consistent()) return 4;
+  }
   return heap_is_consistent() ? 0 : 3;
 }
 
@@ -65,6 +70,9 @@ void enter(LockRank rank) {
     case LockRank::kSuperslabs: free(allocate(300 * kKiB)); break;
     case LockRank::kHuge: free(allocate(3 * kMiB)); break;
     case LockRank::kPageArena: heap.arena.allocate_metadata(16); break;
+    case LockRank::kPrivateHeap:
+      if (private_heap.open()) private_heap.free(private_heap.allocate(100, 16));
+      break;
     case LockRank::kCount: break;
   }
 }
@@ -76,6 +84,7 @@ RankedLock& lock_of(LockRank rank) {
     case LockRank::kSamples: return sampled_slabs.lock;
     case LockRank::kSuperslabs: return heap.superslabs.lock();
     case LockRank::kHuge: return heap.huge.lock();
+    case LockRank::kPrivateHeap: return private_heap.lock();
     default: return heap.arena.lock();
   }
 }
@@ -143,6 +152,7 @@ TEST_P(ForkInsideLock, WaitsForTheThreadThatIsInside) {
   if (test::kThreadSanitizer) GTEST_SKIP() << "the sanitizer delays signals";
   auto rank = static_cast<LockRank>(GetParam());
   if (rank == LockRank::kSamples && !kBuild.stats) GTEST_SKIP() << "nothing is sampled in this build";
+  if (rank == LockRank::kPrivateHeap && !kBuild.stats) GTEST_SKIP() << "no thread is private in this build";
   test::start_process();
   std::atomic<pid_t> forking{0}, child{0};
   std::thread forker;
