@@ -89,25 +89,7 @@ void give_to_pool(ThreadCache* cache, Slab* slab) {
 void trim_available(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
   if (state.available_count <= kept_available(cache, size_class)) return;
-  Slab* slab = state.available.last();
-  displace(cache, slab);
-  slab->used == 0 ? let_go_empty(cache, slab) : give_to_pool(cache, slab);
-}
-
-// Looks at the slabs that have slept longest, and leaves what the thread should
-// not keep to others.
-void tidy_class(ThreadCache* cache, uint32_t size_class) {
-  ClassState& state = cache->classes[size_class];
-  size_t kept = kKeptSleepingBytes / (kClassShapes[size_class].units * kUnitBytes);
-  for (uint32_t i = 0; i < kSleepersToTidy && state.sleeping_count > 1; ++i) {
-    Slab* slab = state.sleeping.last();
-    bool is_surplus = state.sleeping_count > kept && has_other_threads();
-    displace(cache, slab);
-    bool is_asleep = slab->used != 0 && slab->listed() < slab->shape().wake_threshold;
-    if (is_surplus && is_asleep && abandon(cache, slab)) continue;
-    place(cache, slab);
-  }
-  trim_available(cache, size_class);
+  let_go_of_available(cache, state);
 }
 
 // May read a list that others change meanwhile: a link is followed only
@@ -304,6 +286,26 @@ void place(ThreadCache* cache, Slab* slab) {
     slab->superslab->mark_changed();
     trim_available(cache, slab->size_class);
   }
+}
+
+void let_go_of_available(ThreadCache* cache, ClassState& state) {
+  Slab* slab = state.available.last();
+  displace(cache, slab);
+  slab->used == 0 ? let_go_empty(cache, slab) : give_to_pool(cache, slab);
+}
+
+void tidy_class(ThreadCache* cache, uint32_t size_class) {
+  ClassState& state = cache->classes[size_class];
+  size_t kept = kKeptSleepingBytes / (kClassShapes[size_class].units * kUnitBytes);
+  for (uint32_t i = 0; i < kSleepersToTidy && state.sleeping_count > 1; ++i) {
+    Slab* slab = state.sleeping.last();
+    bool is_surplus = state.sleeping_count > kept && has_other_threads();
+    displace(cache, slab);
+    bool is_asleep = slab->used != 0 && slab->listed() < slab->shape().wake_threshold;
+    if (is_surplus && is_asleep && abandon(cache, slab)) continue;
+    place(cache, slab);
+  }
+  trim_available(cache, size_class);
 }
 
 bool abandon(ThreadCache* cache, Slab* slab) {

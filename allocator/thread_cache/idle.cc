@@ -48,6 +48,16 @@ uint32_t let_go_of_slabs(ThreadCache* cache, ClassState& state) {
   return returned;
 }
 
+// Of a class in use: the slabs that no refill came to. Returns how many went to others.
+uint32_t let_go_of_surplus(ThreadCache* cache, uint32_t size_class) {
+  ClassState& state = cache->classes[size_class];
+  uint32_t surplus = std::min({state.least_available, state.available_count, kMaxReturnedSlabs});
+  for (uint32_t i = 0; i < surplus; ++i) let_go_of_available(cache, state);
+  for (uint32_t i = 0; i < kMaxReturnedSlabs / 2; ++i) tidy_class(cache, size_class);
+  state.least_available = state.available_count;
+  return surplus;
+}
+
 // Returns how many blocks went back, slabs with them.
 uint32_t release_class(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
@@ -68,7 +78,10 @@ uint32_t release_class(ThreadCache* cache, uint32_t size_class) {
   }
   uint32_t returned = blocks - kept;
   if (is_idle) state.carve_doublings = 0;
-  if (is_idle && has_other_threads()) returned += let_go_of_slabs(cache, state) * kBlocksOfSlab;
+  if (has_other_threads()) {
+    uint32_t slabs = is_idle ? let_go_of_slabs(cache, state) : let_go_of_surplus(cache, size_class);
+    returned += slabs * kBlocksOfSlab;
+  }
   state.blocks_seen = cache->blocks_in_bin(size_class);
   state.frees_left_seen = static_cast<uint32_t>(bin.frees_left);
   return returned;

@@ -132,6 +132,12 @@ void let_go_of_current(ThreadCache* cache, ClassState& state);
 // belongs. The caller may not own it any more afterwards.
 void place(ThreadCache* cache, Slab* slab);
 
+// Looks at some of the slabs that have slept longest, and leaves what the thread should not keep to others.
+void tidy_class(ThreadCache* cache, uint32_t size_class);
+
+// Leaves the slab that has been available longest to others.
+void let_go_of_available(ThreadCache* cache, ClassState& state);
+
 // Marks a settled slab in no list unowned. False when a remote free came in
 // between: then the caller owns a slab, settled and collected, and has to place
 // it; it may have become one of another class.

@@ -134,7 +134,7 @@ struct NextSlab {
 NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
   Slab* slab = state.available.pop_front();
   if (slab != nullptr)
-    --state.available_count;
+    state.least_available = std::min(state.least_available, --state.available_count);
   else
     slab = woken_sleeper(state);
   if (slab == nullptr) {

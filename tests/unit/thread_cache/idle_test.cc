@@ -104,6 +104,53 @@ TEST_F(IdleTest, PairsOfMallocAndFreeAreUse) {
   }
 }
 
+// Half of the blocks of six slabs, each second one.
+std::vector<void*> halve_slabs() {
+  std::vector<void*> blocks = allocate_many(6 * kClassShapes[size_class_of(kBytes)].capacity, kBytes);
+  std::vector<void*> kept;
+  for (size_t i = 0; i < blocks.size(); ++i) i % 2 == 0 ? kept.push_back(blocks[i]) : free(blocks[i]);
+  return kept;
+}
+
+TEST_F(IdleTest, SlabsOfAUsedClassThatNoRefillNeedsGoToOtherThreads) {
+  std::vector<void*> kept = halve_slabs();
+  uint32_t available = state_of(kBytes).available_count;
+  ASSERT_GE(available, 2u);
+  auto pass_looks = [] {
+    for (int i = 0; i < 3; ++i) {
+      let_time_pass();
+      use(kBytes, 2);
+    }
+  };
+  pass_looks();
+  EXPECT_GE(state_of(kBytes).available_count, available) << "there are no others";
+  OtherThread other([] { free(allocate(kBytes)); });
+  pass_looks();
+  EXPECT_EQ(state_of(kBytes).available_count, 0u);
+  size_t slabs = heap_totals().slabs;
+  std::vector<void*> theirs;
+  other.run([&] { theirs = allocate_many(kClassShapes[size_class_of(kBytes)].capacity, kBytes); });
+  EXPECT_LE(heap_totals().slabs, slabs) << "not those that the thread let go of";
+  other.run([&] {
+    for (void* block : theirs) free(block);
+    flush_thread_cache();
+  });
+  for (void* block : kept) free(block);
+}
+
+TEST_F(IdleTest, SlabsThatRefillsComeToAreKept) {
+  OtherThread other([] { free(allocate(kBytes)); });
+  std::vector<void*> kept = halve_slabs();
+  uint32_t available = state_of(kBytes).available_count;
+  ASSERT_GE(available, 2u);
+  for (int i = 0; i < 3; ++i) {
+    use(kBytes, kept.size());
+    let_time_pass();
+    EXPECT_GE(state_of(kBytes).available_count + 1, available);
+  }
+  for (void* block : kept) free(block);
+}
+
 TEST_F(IdleTest, OneSecondAloneIsNotLongEnough) {
   use(kBytes, 20);
   let_time_pass();
