@@ -10,11 +10,11 @@ rotated order, medians, by geometric mean.
 
 With --pairs, for differences of some percent: in each round each workload runs under the release build, under a copy
 of it and under each variant (`none`, if --only names no other), in random order. All workloads take part, each for some
-tenths of a second only, since most of what differs from run to run is where the kernel puts things. Of each round the
-geometric mean of the ratios of CPU time is taken, and of the rounds the median and an interval that holds it with 95 %.
-`least` compares the shortest run of each workload instead, which other work on the machine disturbs least. What the
-copy comes out as is what the figures are worth. With --json the file keeps what each run took, and rounds that it has
-already count as well: so they can be run a few at a time.
+tenths of a second only, since most of what differs from run to run is where the kernel puts things. Shown is the
+geometric mean over the workloads of a variant's median CPU time against that of the release build and its copy together,
+of the copy against the release build, with an interval that holds it with 95 %, by drawing the rounds again and again.
+What the copy comes out as is what the figures are worth. With --json the file keeps what each run took, and rounds that
+it has already count as well: so they can be run a few at a time.
 
 `./run build release` builds the programs.
 """
@@ -22,6 +22,7 @@ already count as well: so they can be run a few at a time.
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import sys
@@ -38,7 +39,7 @@ from errors import BenchError  # noqa: E402
 from refill_tables import job_of  # noqa: E402
 from report import table  # noqa: E402
 from runner import Job, macro_jobs, run_all  # noqa: E402
-from significance import geometric_mean, median, median_interval  # noqa: E402
+from significance import geometric_mean, median  # noqa: E402
 from variants import build_variant  # noqa: E402
 from workloads import Workload, selected_workloads  # noqa: E402
 
@@ -64,6 +65,7 @@ NAMES = (*LESS, *MORE)
 ROWS = ("pair16", "remote", "2k", "20k", "calloc64", "mixed")
 SHORTER = 60  # than the full workloads: a twentieth of the quick ones
 PAIRED_SHORTER = 12
+RESAMPLINGS = 1000
 COPY = "release again"
 
 
@@ -143,19 +145,22 @@ def with_earlier(seconds: Seconds, kept: Path) -> Seconds:
 
 
 def paired(seconds: Seconds) -> dict[str, list[float]]:
-    """By variant: against the release build the median of the rounds, the ends of its interval, and the shortest runs."""
+    """By variant: CPU time against release, and the ends of its interval."""
 
-    def ratio(name: str, value_of) -> float:
-        return geometric_mean([value_of(seconds[name][job]) / value_of(seconds[RELEASE][job]) for job in seconds[name]])
+    def ratio(name: str, rounds: list[int]) -> float:
+        base = [RELEASE] if name == COPY else [RELEASE, COPY]
 
+        def median_of(names: list[str], job: str) -> float:
+            return median(seconds[each][job][turn] for turn in rounds for each in names)
+
+        return geometric_mean([median_of([name], job) / median_of(base, job) for job in seconds[name]])
+
+    rounds = range(len(next(iter(seconds[RELEASE].values()))))
+    draw = random.Random(1)
     figures = {}
-    rounds = len(next(iter(seconds[RELEASE].values())))
-    for name in seconds:
-        if name == RELEASE:
-            continue
-        ratios = [ratio(name, lambda values, turn=turn: values[turn]) for turn in range(rounds)]
-        interval = median_interval(ratios)
-        figures[name] = [median(ratios), interval.low, interval.high, ratio(name, min), rounds]
+    for name in [name for name in seconds if name != RELEASE]:
+        drawn = sorted(ratio(name, draw.choices(rounds, k=len(rounds))) for _ in range(RESAMPLINGS))
+        figures[name] = [ratio(name, list(rounds)), drawn[RESAMPLINGS // 40], drawn[-RESAMPLINGS // 40], len(rounds)]
     return figures
 
 
@@ -182,7 +187,7 @@ def main() -> int:
         allocators = [preloaded(RELEASE, build_dir / "libhakmem.so", "the build as it is", peer=False)]
         allocators += [build(name) for name in options.names]
         if options.pairs:
-            header = ["CPU time", "from", "to", "least", "rounds"]
+            header = ["CPU time", "from", "to", "rounds"]
             contestants = [allocators[0], copy_of_release(build_dir), *allocators[1:]]
             seconds = seconds_of_pairs(build_dir, contestants, options.pairs)
             figures = paired(with_earlier(seconds, options.json) if options.json else seconds)
@@ -195,7 +200,7 @@ def main() -> int:
         return 2
     if options.json and not options.pairs:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    forms = dict.fromkeys(("workloads", "CPU time", "peak RSS", "from", "to", "least"), ".3f") | {"rounds": "d"}
+    forms = dict.fromkeys(("workloads", "CPU time", "peak RSS", "from", "to"), ".3f") | {"rounds": "d"}
     cells = {
         name: [f"{value:{forms.get(title, '.1f')}}" for title, value in zip(header, values)]
         for name, values in figures.items()
