@@ -23,8 +23,6 @@ using metrics::kSizeClassCount;
 using metrics::Metric;
 using metrics::Part;
 
-constexpr size_t kMaxTelemetryRanges = 4;
-
 // What the program held when it held most, and what the heap took then.
 struct Peak {
   uint64_t live;
@@ -38,8 +36,7 @@ struct Publisher {
   HeapTotals totals;
   RangeList ours;
   RangeList telemetry_ranges;
-  Range extra[kMaxTelemetryRanges];
-  size_t extra_count;
+  Range stack;                  // of the serving thread
   uint64_t measured_telemetry;  // by the last account of the process; 0: none yet
   Peak peak;
   Window window;
@@ -201,8 +198,7 @@ uint64_t collect_telemetry_ranges(const metrics::HeapView& view) {
     list.add(own->mapping().begin, own->mapped_bytes());
   uint64_t known = 0;
   for (const Range& range : list) known += range.end - range.begin;
-  for (size_t i = 0; i < publisher.extra_count; ++i)
-    list.add(publisher.extra[i].begin, publisher.extra[i].end - publisher.extra[i].begin);
+  list.add(publisher.stack.begin, publisher.stack.end - publisher.stack.begin);
   if (metrics::RangeView heap = view.private_range(); heap.bytes != 0) {
     list.add(heap.address, heap.bytes);
     known += resident_bytes(heap.address, heap.bytes, may_ask_mincore());
@@ -294,13 +290,10 @@ void store_figures(PageHeader* page) {
 
 constinit uint64_t figures[metrics::kPublishSlots]{};
 
-void add_telemetry_range(uintptr_t address, size_t bytes) {
-  if (publisher.extra_count < kMaxTelemetryRanges)
-    publisher.extra[publisher.extra_count++] = {address, address + bytes};
-}
+void set_serving_stack(uintptr_t address, size_t bytes) { publisher.stack = {address, address + bytes}; }
 
 void forget_parent() {
-  publisher.extra_count = 0;
+  publisher.stack = {};
   publisher.measured_telemetry = 0;
   publisher.peak = {};
   publisher.window = {};

@@ -10,8 +10,8 @@
 
 namespace hakmem::telemetry {
 
-// Ranges besides the pages that belong to telemetry, such as the serving thread's stack.
-void add_telemetry_range(uintptr_t address, size_t bytes);
+// Whose memory that is. Before the thread starts.
+void set_serving_stack(uintptr_t address, size_t bytes);
 // In a forked child: what was known of the parent.
 void forget_parent();
 

@@ -308,7 +308,7 @@ void start_thread() {
   if (area == MAP_FAILED) return;
   char* stack = static_cast<char*>(area) + kGuardBytes;
   if (mprotect(stack, kStackBytes, PROT_READ | PROT_WRITE) != 0) return;
-  add_telemetry_range(reinterpret_cast<uintptr_t>(stack), kStackBytes);
+  set_serving_stack(reinterpret_cast<uintptr_t>(stack), kStackBytes);
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   hakmem_pthread_attr_setstack(&attributes, stack, kStackBytes);

@@ -163,7 +163,7 @@ TEST(Publisher, WhatIsResidentOfThePrivateHeapIsTelemetrys) {
     create_page(false, true);
     Mapping heap(64 << 20, 3 << 20);
     Mapping stack(1 << 20, 20 << 10);
-    add_telemetry_range(stack.address(), stack.bytes());
+    set_serving_stack(stack.address(), stack.bytes());
     double without = part(publish_and_read(Depth::Heap), Part::Telemetry);
     fake_heap.private_range = {heap.address(), heap.bytes()};
     EXPECT_EQ(part(publish_and_read(Depth::Heap), Part::Telemetry), without + (3 << 20));
