@@ -294,18 +294,22 @@ void let_go_of_available(ThreadCache* cache, ClassState& state) {
   slab->used == 0 ? let_go_empty(cache, slab) : give_to_pool(cache, slab);
 }
 
-void tidy_class(ThreadCache* cache, uint32_t size_class) {
+uint32_t tidy_class(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
+  uint32_t collected = 0;
   size_t kept = kKeptSleepingBytes / (kClassShapes[size_class].units * kUnitBytes);
   for (uint32_t i = 0; i < kSleepersToTidy && state.sleeping_count > 1; ++i) {
     Slab* slab = state.sleeping.last();
     bool is_surplus = state.sleeping_count > kept && has_other_threads();
+    collected -= slab->listed();
     displace(cache, slab);
+    collected += slab->listed();
     bool is_asleep = slab->used != 0 && slab->listed() < slab->shape().wake_threshold;
     if (is_surplus && is_asleep && abandon(cache, slab)) continue;
     place(cache, slab);
   }
   trim_available(cache, size_class);
+  return collected;
 }
 
 bool abandon(ThreadCache* cache, Slab* slab) {

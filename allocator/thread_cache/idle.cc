@@ -4,7 +4,8 @@
 // for these. Of a few classes that is little; but a thread that now and then allocates of any size comes
 // to have some of all, and eight such threads more than a small heap is. So every other second in which it
 // refills, or frees much, a thread looks at its classes: the blocks of one that was not used since the look
-// before go back to their slabs, and half of those of a bin that needed no refill.
+// before go back to their slabs, and half of those of a bin that needed no refill. Slabs that no refill came to
+// go to other threads: threads that pass their blocks on would each keep what each needed at most.
 //
 // Not sooner than after a second: a class that comes back after an eighth of one begins another slab, on pages
 // that the one before had not touched (docs/measurements.md, Classes that a thread uses no more).
@@ -48,14 +49,17 @@ uint32_t let_go_of_slabs(ThreadCache* cache, ClassState& state) {
   return returned;
 }
 
-// Of a class in use: the slabs that no refill came to. Returns how many went to others.
+// Of a class in use: the slabs that no refill came to go to others. Returns how many blocks were gone through for it.
 uint32_t let_go_of_surplus(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
-  uint32_t surplus = std::min({state.least_available, state.available_count, kMaxReturnedSlabs});
-  for (uint32_t i = 0; i < surplus; ++i) let_go_of_available(cache, state);
-  for (uint32_t i = 0; i < kMaxReturnedSlabs / 2; ++i) tidy_class(cache, size_class);
+  uint32_t blocks = 0;
+  for (uint32_t i = std::min({state.least_available, state.available_count, kMaxReturnedSlabs}); i > 0; --i) {
+    blocks += kBlocksOfSlab + RemoteList::count(state.available.last()->remote.load(std::memory_order_relaxed));
+    let_go_of_available(cache, state);
+  }
+  for (uint32_t i = 0; i < kMaxReturnedSlabs / 2; ++i) blocks += tidy_class(cache, size_class);
   state.least_available = state.available_count;
-  return surplus;
+  return blocks;
 }
 
 // Returns how many blocks went back, slabs with them.
@@ -78,10 +82,8 @@ uint32_t release_class(ThreadCache* cache, uint32_t size_class) {
   }
   uint32_t returned = blocks - kept;
   if (is_idle) state.carve_doublings = 0;
-  if (has_other_threads()) {
-    uint32_t slabs = is_idle ? let_go_of_slabs(cache, state) : let_go_of_surplus(cache, size_class);
-    returned += slabs * kBlocksOfSlab;
-  }
+  if (has_other_threads())
+    returned += is_idle ? let_go_of_slabs(cache, state) * kBlocksOfSlab : let_go_of_surplus(cache, size_class);
   state.blocks_seen = cache->blocks_in_bin(size_class);
   state.frees_left_seen = static_cast<uint32_t>(bin.frees_left);
   return returned;

@@ -132,8 +132,9 @@ void let_go_of_current(ThreadCache* cache, ClassState& state);
 // belongs. The caller may not own it any more afterwards.
 void place(ThreadCache* cache, Slab* slab);
 
-// Looks at some of the slabs that have slept longest, and leaves what the thread should not keep to others.
-void tidy_class(ThreadCache* cache, uint32_t size_class);
+// Looks at some of the slabs that have slept longest, and leaves what the thread should not keep to others. Returns
+// how many blocks had come back to them.
+uint32_t tidy_class(ThreadCache* cache, uint32_t size_class);
 
 // Leaves the slab that has been available longest to others.
 void let_go_of_available(ThreadCache* cache, ClassState& state);
