@@ -159,6 +159,32 @@ TEST_F(SharingTest, AThreadThatOnlyFreesPassesOn) {
   EXPECT_GE(heap.pool.pooled_blocks(size_class), kBinShapes[size_class].capacity);
 }
 
+// A thread has no slab of such a class, and of the larger ones its bin holds one block: the sample takes its place.
+TEST_F(SharingTest, ASampleStandsForABlockOfItsClass) {
+  if (!kBuild.stats) GTEST_SKIP() << "nothing is sampled in this build";
+  static uint32_t samples, without_place, wrong;
+  samples = without_place = wrong = 0;
+  test::SampleInterval::follow_by([](const metrics::Sample& sample) {
+    ++samples;
+    if (sample.beside == 0) {
+      ++without_place;  // the first ones: no block of the class was in the bin before
+      return;
+    }
+    Slab* slab = heap.superslabs.find(sample.beside);
+    if (slab == nullptr || slab->head()->size_class != sample.size_class) ++wrong;
+  });
+  test::SampleInterval interval(16 * kKiB);
+  for (size_t bytes : {size_t{1500}, kSharedSize, size_t{30'000}, size_t{200'000}}) {
+    flush_thread_cache();
+    free_all(allocate_many(300, bytes));
+  }
+  EXPECT_GT(samples, 100u);
+  EXPECT_LT(without_place, samples / 10);
+  EXPECT_EQ(wrong, 0u);
+  test::SampleInterval::follow(false);
+  flush_thread_cache();
+}
+
 TEST_F(FewThreadsTest, AmongFewThreadsEachKeepsItsOwn) {
   {
     Threads many;
