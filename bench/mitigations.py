@@ -134,8 +134,18 @@ def seconds_of_pairs(build_dir: Path, allocators: list[Allocator], runs: int) ->
     }
 
 
-def with_earlier(seconds: Seconds, kept: Path) -> Seconds:
-    earlier = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+def earlier_rounds(kept: Path, allocators: list[Allocator]) -> Seconds:
+    """What a file has of earlier rounds, which have to be of the same variants."""
+    if not kept.exists():
+        return {}
+    earlier = json.loads(kept.read_text(encoding="utf-8"))
+    names = {allocator.name for allocator in allocators}
+    if set(earlier) != names:
+        raise BenchError(f"{kept} has rounds of {', '.join(earlier)}, not of {', '.join(sorted(names))}")
+    return earlier
+
+
+def with_earlier(seconds: Seconds, earlier: Seconds, kept: Path) -> Seconds:
     seconds = {
         name: {job: earlier.get(name, {}).get(job, []) + values for job, values in by_job.items()}
         for name, by_job in seconds.items()
@@ -189,8 +199,9 @@ def main() -> int:
         if options.pairs:
             header = ["CPU time", "from", "to", "rounds"]
             contestants = [allocators[0], copy_of_release(build_dir), *allocators[1:]]
+            earlier = earlier_rounds(options.json, contestants) if options.json else {}
             seconds = seconds_of_pairs(build_dir, contestants, options.pairs)
-            figures = paired(with_earlier(seconds, options.json) if options.json else seconds)
+            figures = paired(with_earlier(seconds, earlier, options.json) if options.json else seconds)
         elif options.time:
             header, figures = ["CPU time", "peak RSS"], timed(build_dir, allocators, workloads, options.time)
         else:

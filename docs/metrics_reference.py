@@ -109,7 +109,8 @@ millisecond; `outside`, the total and the rest then have no series.
 **The exporter in its own figures.** `hakmem_exporter_memory_bytes` of an embedded endpoint is the part `telemetry`: stats
 page and profile, the serving thread's stack, the module with its libraries, and the heap that this thread has
 for itself, where series stand while a scrape is answered: some 400 KiB after it. A scrape of 720 series makes 2,000
-allocations; no figure of the program's heap, threads, locks or kernel calls moves with them. What the module's libraries are to the
+allocations; no figure of the program's heap, threads, locks or kernel calls moves with them, while that heap has room
+(architecture.md). What the module's libraries are to the
 program, too, such as the C++ runtime of a C++ program, is in `outside`.
 
 **Forked children** start from zero. Objects they inherited count as live, as they are; `hakmem_collected_objects_total`

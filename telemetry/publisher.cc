@@ -36,8 +36,9 @@ struct Publisher {
   HeapTotals totals;
   RangeList ours;
   RangeList telemetry_ranges;
-  Range stack;                  // of the serving thread
-  uint64_t measured_telemetry;  // by the last account of the process; 0: none yet
+  Range stack;  // of the serving thread
+  uint64_t
+      more_telemetry;  // than is known without one, by the last account of the process: an endpoint's stack and code
   Peak peak;
   Window window;
   PublishCost cost;
@@ -294,7 +295,7 @@ void set_serving_stack(uintptr_t address, size_t bytes) { publisher.stack = {add
 
 void forget_parent() {
   publisher.stack = {};
-  publisher.measured_telemetry = 0;
+  publisher.more_telemetry = 0;
   publisher.peak = {};
   publisher.window = {};
   forget_parent_account();
@@ -338,13 +339,16 @@ Measured measure(const metrics::HeapView& view, PageHeader* page, Depth depth) {
   uint64_t start = clock_nanoseconds(CLOCK_MONOTONIC);
   Measured measured;
   measure_heap(view, page, &measured);
-  // Without an account of the process, what is sure, or more where the last one found it: an endpoint's.
-  measured.parts[Part::Telemetry] = std::max(collect_telemetry_ranges(view), publisher.measured_telemetry);
+  uint64_t known = collect_telemetry_ranges(view);
   uint64_t middle = clock_nanoseconds(CLOCK_MONOTONIC);
   publisher.ours.normalise();
   measured.process = publish_process(publisher.ours, publisher.telemetry_ranges, measured.heap_resident, depth);
-  if (!std::isnan(measured.process.telemetry))
-    measured.parts[Part::Telemetry] = publisher.measured_telemetry = static_cast<uint64_t>(measured.process.telemetry);
+  if (!std::isnan(measured.process.telemetry)) {
+    auto found = static_cast<uint64_t>(measured.process.telemetry);
+    known = std::min(known, found);
+    publisher.more_telemetry = found - known;
+  }
+  measured.parts[Part::Telemetry] = known + publisher.more_telemetry;
   publisher.cost.heap = middle - start;
   if (depth != Depth::Heap)
     publisher.cost.process = clock_nanoseconds(CLOCK_MONOTONIC) - middle - measured.process.rare_cost;

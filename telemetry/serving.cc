@@ -274,8 +274,7 @@ void* serving_thread(void*) {
   }
   if (origin_lives() || an_ancestor_serves()) {
     serving.role.store(Role::Silent, std::memory_order_release);
-    size_t bytes = 0;
-    refresh_page(&bytes);  // the child may have been busy, and be idle for long
+    publish_now();  // the child may have been busy, and be idle for long
     return nullptr;
   }
   if (acquire_page()) {

@@ -142,6 +142,12 @@ bool on_transition(size_t bytes) {
   return true;
 }
 
+void publish_now() {
+  if (!acquire_page()) return;
+  if (page() != nullptr) publish_on_transition(coarse_now());
+  release_page();
+}
+
 void on_fork_child() {
   // It goes on with the page of its parent; the next transition finds that this is a child.
   if (is_writer) return;

@@ -18,6 +18,9 @@ void prepare_fork_detection();
 // second and for at most 1 % of the time. Whether there was anything to do.
 bool on_transition(size_t bytes);
 
+// Publishes whatever the time, if there is a page.
+void publish_now();
+
 // metrics::Hooks: leaves the parent's page and starts from zero.
 void on_fork_child();
 

@@ -264,12 +264,12 @@ size_t usable_bytes(const void* address) {
 // where it is for as long as about half of it is used.
 bool check_size(const void* address, size_t alignment, size_t bytes) {
   size_t usable = usable_bytes(address);
-  if (usable == 0) return false;         // null, or a misuse that is known by now
-  if (is_private(address)) return true;  // of whatever size its chunk had
+  if (usable == 0) return false;  // null, or a misuse that is known by now
   bool is_aligned = is_power_of_two(alignment) && reinterpret_cast<uintptr_t>(address) % alignment == 0;
   size_t least = bytes < alignment ? alignment : bytes;
   if (least > usable) least = usable;
-  if (!is_aligned || bytes > usable || !is_kept(usable, least)) report_misuse(Message::kWrongSize, address);
+  bool is_tight = is_kept(usable, least) || is_private(address);  // whose chunks are of any size
+  if (!is_aligned || bytes > usable || !is_tight) report_misuse(Message::kWrongSize, address);
   return true;
 }
 

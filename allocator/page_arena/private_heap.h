@@ -49,7 +49,7 @@ class PrivateHeap {
   uintptr_t base() const { return base_.load(std::memory_order_relaxed); }
   size_t bytes() const { return bytes_.load(std::memory_order_acquire); }
   // From base() on; the rest has no pages. Any thread.
-  size_t committed_bytes() const { return committed_bytes_.load(std::memory_order_relaxed); }
+  size_t committed_bytes() const { return committed_bytes_.load(std::memory_order_acquire); }
 
   // At least `bytes`, aligned to kAlignment and to `alignment`, a power of two; null: no memory. Any thread.
   void* allocate(size_t bytes, size_t alignment) {
@@ -182,7 +182,8 @@ class PrivateHeap {
     if (bytes > committed - top_) {
       size_t more = align_up(bytes - (committed - top_), kStep);  // the range is so many of these
       if (!Memory::commit(reinterpret_cast<void*>(committed), more)) return nullptr;
-      committed_bytes_.store(committed_bytes() + more, std::memory_order_relaxed);
+      // Pairs with committed_bytes(): who sees bytes sees base_.
+      committed_bytes_.store(committed_bytes() + more, std::memory_order_release);
     }
     Chunk* chunk = at(top_);
     chunk->before = before_top_;

@@ -4,8 +4,8 @@
 // for these. Of a few classes that is little; but a thread that now and then allocates of any size comes
 // to have some of all, and eight such threads more than a small heap is. So every other second in which it
 // refills, or frees much, a thread looks at its classes: the blocks of one that was not used since the look
-// before go back to their slabs, and half of those of a bin that needed no refill. Slabs that no refill came to
-// go to other threads: threads that pass their blocks on would each keep what each needed at most.
+// before go back to their slabs, and half of those of a bin that needed no refill. As many slabs as no refill
+// needed go to other threads: threads that pass their blocks on would each keep what each needed at most.
 //
 // Not sooner than after a second: a class that comes back after an eighth of one begins another slab, on pages
 // that the one before had not touched (docs/measurements.md, Classes that a thread uses no more).
@@ -17,31 +17,37 @@
 namespace hakmem {
 namespace {
 
-// One call of the program ends its part of a look after so many blocks, of which a slab counts as some; the next
-// ones do the rest. What a class has more slabs is left to later looks.
+// One call of the program ends its part of a look after the slab with which it comes to so many blocks, of which a
+// slab counts as some; the next ones do the rest. What a class has more slabs is left to later looks.
 constexpr uint32_t kEnoughReturned = 512;
 constexpr uint32_t kBlocksOfSlab = 32;
 constexpr uint32_t kMaxReturnedSlabs = 4;  // of each list
 
-// Returns how many these were.
+// What a slab that goes is worth: what others have freed into it is collected then.
+uint32_t blocks_of(const Slab* slab) {
+  return kBlocksOfSlab + RemoteList::count(slab->remote.load(std::memory_order_relaxed));
+}
+
+// Returns how many blocks were gone through for it.
 uint32_t let_go_of_some(ThreadCache* cache, SlabList& slabs, uint32_t& count) {
   uint32_t returned = 0;
-  for (; returned < kMaxReturnedSlabs && !slabs.empty(); ++returned) {
+  for (uint32_t i = 0; i < kMaxReturnedSlabs && returned < kEnoughReturned && !slabs.empty(); ++i) {
     Slab* slab = slabs.last();
     slabs.remove(slab);
     --count;
+    returned += blocks_of(slab);
     settle_and_count(cache, slab);
     let_go(cache, slab);
   }
   return returned;
 }
 
-// Others may use what is free in the slabs of the class. Returns how many slabs went to them.
+// Others may use what is free in the slabs of the class. Returns the same.
 uint32_t let_go_of_slabs(ThreadCache* cache, ClassState& state) {
   uint32_t returned = 0;
   if (state.current != nullptr) {
+    returned += blocks_of(state.current);
     let_go_of_current(cache, state);
-    ++returned;
   }
   returned += let_go_of_some(cache, state.available, state.available_count);
   returned += let_go_of_some(cache, state.sleeping, state.sleeping_count);
@@ -49,17 +55,18 @@ uint32_t let_go_of_slabs(ThreadCache* cache, ClassState& state) {
   return returned;
 }
 
-// Of a class in use: the slabs that no refill came to go to others. Returns how many blocks were gone through for it.
+// Of a class in use: as many slabs as no refill needed go to others. Returns the same.
 uint32_t let_go_of_surplus(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
-  uint32_t blocks = 0;
-  for (uint32_t i = std::min({state.least_available, state.available_count, kMaxReturnedSlabs}); i > 0; --i) {
-    blocks += kBlocksOfSlab + RemoteList::count(state.available.last()->remote.load(std::memory_order_relaxed));
+  uint32_t returned = 0;
+  uint32_t surplus = std::min({state.least_available, state.available_count, kMaxReturnedSlabs});
+  for (; surplus > 0 && returned < kEnoughReturned; --surplus) {
+    returned += blocks_of(state.available.last());
     let_go_of_available(cache, state);
   }
-  for (uint32_t i = 0; i < kMaxReturnedSlabs / 2; ++i) blocks += tidy_class(cache, size_class);
+  if (returned < kEnoughReturned) returned += tidy_class(cache, size_class);
   state.least_available = state.available_count;
-  return blocks;
+  return returned;
 }
 
 // Returns how many blocks went back, slabs with them.
@@ -82,8 +89,7 @@ uint32_t release_class(ThreadCache* cache, uint32_t size_class) {
   }
   uint32_t returned = blocks - kept;
   if (is_idle) state.carve_doublings = 0;
-  if (has_other_threads())
-    returned += is_idle ? let_go_of_slabs(cache, state) * kBlocksOfSlab : let_go_of_surplus(cache, size_class);
+  if (has_other_threads()) returned += is_idle ? let_go_of_slabs(cache, state) : let_go_of_surplus(cache, size_class);
   state.blocks_seen = cache->blocks_in_bin(size_class);
   state.frees_left_seen = static_cast<uint32_t>(bin.frees_left);
   return returned;

@@ -190,7 +190,7 @@ void flush(ThreadCache* cache) {
     if (!state.is_used) continue;
     if (state.current != nullptr) let_go_of_current(cache, state);
     let_go_of_all(cache, state.available);
-    state.available_count = state.sleeping_count = 0;
+    state.available_count = state.sleeping_count = state.least_available = 0;
     let_go_of_all(cache, state.sleeping);
     state.taken = 0;
     state.refilled_at = 0;

@@ -134,9 +134,10 @@ struct NextSlab {
 NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
   Slab* slab = state.available.pop_front();
   if (slab != nullptr)
-    state.least_available = std::min(state.least_available, --state.available_count);
+    --state.available_count;
   else
     slab = woken_sleeper(state);
+  state.least_available = std::min(state.least_available, state.available_count);
   if (slab == nullptr) {
     slab = heap.pool.take(size_class, cache->tag());
     if (slab != nullptr) {

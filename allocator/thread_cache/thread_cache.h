@@ -52,7 +52,7 @@ struct ClassState {
   uint32_t available_count = 0;
   uint32_t sleeping_count = 0;
   uint32_t taken = 0;  // slabs that refills took from elsewhere, less those with free blocks that it turned away from
-  uint32_t least_available = 0;       // of available_count, since release_idle() looked last
+  uint32_t least_available = 0;       // of available_count when refills took another slab, since release_idle() looked
   uint32_t bin_limit = 0;             // blocks that the bin may hold for now: its capacity at most
   int32_t to_send_home = -kSentHome;  // of other threads' blocks the next so many; negative: they stay here before
   bool has_overflowed = false;        // the bin, since the last refill

@@ -170,6 +170,9 @@ TEST(Publisher, WhatIsResidentOfThePrivateHeapIsTelemetrys) {
     double measured = part(publish_and_read(Depth::Process), Part::Telemetry);
     EXPECT_GE(measured, (3 << 20) + (20 << 10));
     EXPECT_EQ(part(publish_and_read(Depth::Heap), Part::Telemetry), std::max(measured, without + (3 << 20)));
+    EXPECT_EQ(madvise(reinterpret_cast<void*>(heap.address() + (1 << 20)), 2 << 20, MADV_DONTNEED), 0);
+    EXPECT_EQ(part(publish_and_read(Depth::Heap), Part::Telemetry), std::max(measured, without + (3 << 20)) - (2 << 20))
+        << "what the heap gave back is known without an account";
   });
   EXPECT_EQ(child.status, 0);
 }

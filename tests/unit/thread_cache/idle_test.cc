@@ -138,6 +138,21 @@ TEST_F(IdleTest, SlabsOfAUsedClassThatNoRefillNeedsGoToOtherThreads) {
   for (void* block : kept) free(block);
 }
 
+// Slabs that became available since refills last had none of them.
+TEST_F(IdleTest, SlabsThatRefillsMissedAreKept) {
+  OtherThread other([] { free(allocate(kBytes)); });
+  let_time_pass();
+  for (int i = 0; i < 3; ++i) {
+    std::vector<void*> kept = halve_slabs();  // takes new slabs, as there are none
+    uint32_t available = state_of(kBytes).available_count;
+    ASSERT_GE(available, 2u);
+    let_time_pass();
+    EXPECT_GE(state_of(kBytes).available_count, available) << i;
+    for (void* block : kept) free(block);
+    flush_thread_cache();
+  }
+}
+
 TEST_F(IdleTest, SlabsThatRefillsComeToAreKept) {
   OtherThread other([] { free(allocate(kBytes)); });
   std::vector<void*> kept = halve_slabs();

@@ -172,6 +172,7 @@ TEST_F(PrivateThreadTest, MisuseOfItsBlocksIsReported) {
   EXPECT_DEATH((free_hidden(block), free_hidden(block)), line);
   EXPECT_DEATH(free_hidden(static_cast<char*>(block) + 16), line);
   EXPECT_DEATH(reallocate(static_cast<char*>(block) + 16, 1000), line);
+  EXPECT_DEATH(check_size(block, 1, 1000), "wrong size");
   free(block);
 }
 
