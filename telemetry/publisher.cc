@@ -36,9 +36,8 @@ struct Publisher {
   HeapTotals totals;
   RangeList ours;
   RangeList telemetry_ranges;
-  Range stack;  // of the serving thread
-  uint64_t
-      more_telemetry;  // than is known without one, by the last account of the process: an endpoint's stack and code
+  Range stack;              // of the serving thread
+  uint64_t more_telemetry;  // than is known without an account of the process, by the last one
   Peak peak;
   Window window;
   PublishCost cost;

@@ -10,7 +10,7 @@
 
 namespace hakmem::telemetry {
 
-// Whose memory that is. Before the thread starts.
+// The serving thread's stack is telemetry's. Before the thread starts.
 void set_serving_stack(uintptr_t address, size_t bytes);
 // In a forked child: what was known of the parent.
 void forget_parent();

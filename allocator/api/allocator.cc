@@ -229,9 +229,9 @@ void* reallocate_slow(void* address, size_t bytes) {
 }
 
 void* allocate_aligned_slow(size_t alignment, size_t bytes) {
-  if (is_private_thread()) return allocate_large(bytes == 0 ? 1 : bytes, alignment).address;
   uint32_t size_class = aligned_class_of(bytes, alignment);
-  if (size_class < kSizeClassCount) return allocate(kClassShapes[size_class].block_bytes);
+  // The private heap has no classes, by which blocks would be aligned.
+  if (size_class < kSizeClassCount && !is_private_thread()) return allocate(kClassShapes[size_class].block_bytes);
   return allocate_large(bytes == 0 ? 1 : bytes, alignment).address;
 }
 
