@@ -49,9 +49,9 @@ struct LiveSample {
   uint64_t time;
   uint16_t size_class;
   uint16_t doublings;  // of the interval that the weight comes from
-  uint32_t beside;     // metrics::Sample::beside in units of 64 KiB: those of 48 bits fit
+  uint32_t beside;     // metrics::Sample::beside in units of 32 KiB: those of 47 bits, all that programs have, fit
 };
-inline constexpr uint32_t kBesideShift = 16;
+inline constexpr uint32_t kBesideShift = 15;
 
 // As of the last window, those that have grown most first.
 struct Suspects {

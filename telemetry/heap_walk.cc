@@ -10,7 +10,7 @@ namespace {
 
 using metrics::SlabState;
 
-constexpr size_t kMaxUnits = 32;
+constexpr size_t kMaxUnits = 64;
 constexpr size_t kSuperslabBytes = 2 << 20;
 
 // To ask the kernel about a superslab takes 3 us where its pages are small, and a heap
@@ -41,8 +41,8 @@ struct RestingSlab {
 struct KnownSuperslab {
   uintptr_t address;  // 0: never asked
   // As it was asked.
-  uint32_t free_units;
-  uint32_t dirty_units;
+  uint64_t free_units;
+  uint64_t dirty_units;
   uint8_t unit_pages[kMaxUnits];  // resident
   // As it was walked.
   uint32_t carved;  // objects, of all its slabs together
@@ -52,15 +52,15 @@ struct KnownSuperslab {
   uint8_t rest_count;   // slabs in the sum
   bool is_due;          // more was carved since it was asked
 };
-static_assert(sizeof(KnownSuperslab) <= 64);
+static_assert(sizeof(KnownSuperslab) <= 128);
 // Looks in which nothing was marked, see SuperslabView::changed_in.
 constexpr uint16_t kLooksAtRest = 2;
 
 struct RestingSlabs {
   RestingSlab slabs[kMaxUnits];
 };
-constexpr size_t kMaxKnownChunks = 256;     // of 1,024 superslabs
-constexpr size_t kMaxRestingChunks = 1024;  // of 128; those beyond do not rest
+constexpr size_t kMaxKnownChunks = 512;     // of 512 superslabs
+constexpr size_t kMaxRestingChunks = 2048;  // of 64; those beyond do not rest
 
 // Who walks has it: one thread at a time.
 struct Known {
@@ -264,8 +264,8 @@ void visit_superslab(void* context, const metrics::SuperslabView& view) {
   HeapTotals& totals = *walk.totals;
   if (view.state < metrics::SuperslabState::kCount) ++totals.superslabs[static_cast<size_t>(view.state)];
   totals.reserved += view.bytes;
-  auto free_units = static_cast<unsigned>(__builtin_popcount(view.free_units_mask));
-  auto dirty_units = static_cast<unsigned>(__builtin_popcount(view.dirty_units_mask & view.free_units_mask));
+  auto free_units = static_cast<unsigned>(__builtin_popcountll(view.free_units_mask));
+  auto dirty_units = static_cast<unsigned>(__builtin_popcountll(view.dirty_units_mask & view.free_units_mask));
   uint64_t in_use = view.bytes - std::min(view.bytes, free_units * view.unit_bytes);
   totals.in_use += in_use;
   if (in_use != 0) ++totals.superslabs_by_occupancy[quarter_of(in_use, view.bytes)];
@@ -280,8 +280,8 @@ void visit_superslab(void* context, const metrics::SuperslabView& view) {
                superslab->free_units == view.free_units_mask;
   if (!rests) take_off_sum(&walk, view.number, superslab);
   if (is_asked) ask(&walk, view, superslab);
-  for (uint32_t units = view.free_units_mask; units != 0; units &= units - 1)
-    totals.retained_resident += superslab->unit_pages[__builtin_ctz(units)] * kKernelPageBytes;
+  for (uint64_t units = view.free_units_mask; units != 0; units &= units - 1)
+    totals.retained_resident += superslab->unit_pages[__builtin_ctzll(units)] * kKernelPageBytes;
   if (!rests) {
     walk.superslab = superslab;
     walk.unit_shift = static_cast<uint32_t>(__builtin_ctzll(view.unit_bytes));

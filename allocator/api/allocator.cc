@@ -289,7 +289,7 @@ HeapTotals heap_totals() {
         auto& sums = *static_cast<HeapTotals*>(argument);
         sums.superslab_bytes += superslab.bytes;
         sums.retained_bytes +=
-            static_cast<size_t>(__builtin_popcount(superslab.dirty_units_mask)) * superslab.unit_bytes;
+            static_cast<size_t>(__builtin_popcountll(superslab.dirty_units_mask)) * superslab.unit_bytes;
         metrics::heap_view.visit_slabs(
             superslab.address,
             [](void* inner, const metrics::SlabView& slab) {

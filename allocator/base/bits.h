@@ -21,13 +21,11 @@ constexpr uintptr_t align_down(uintptr_t value, size_t alignment) { return value
 // Index of the highest set bit; `value` is not 0.
 constexpr uint32_t log2_floor(uint64_t value) { return 63 - static_cast<uint32_t>(__builtin_clzll(value)); }
 
-// `count` ones from bit `first` on; count is 1 to 32.
-constexpr uint32_t bit_run(uint32_t first, uint32_t count) {
-  return static_cast<uint32_t>(((uint64_t{1} << count) - 1) << first);
-}
+// `count` ones from bit `first` on; count is 1 to 64.
+constexpr uint64_t bit_run(uint32_t first, uint32_t count) { return ~uint64_t{0} >> (64 - count) << first; }
 
 // Mask of the bits at which a run of `count` ones starts in `bits`.
-constexpr uint32_t run_starts(uint32_t bits, uint32_t count) {
+constexpr uint64_t run_starts(uint64_t bits, uint32_t count) {
   // Doubling: after each step a bit is set where `length` ones begin.
   uint32_t length = 1;
   while (length * 2 <= count) {
@@ -38,7 +36,7 @@ constexpr uint32_t run_starts(uint32_t bits, uint32_t count) {
 }
 
 // Length of the longest run of ones.
-constexpr uint32_t longest_run(uint32_t bits) {
+constexpr uint32_t longest_run(uint64_t bits) {
   uint32_t length = 0;
   while (bits != 0) {
     bits &= bits << 1;
@@ -48,7 +46,7 @@ constexpr uint32_t longest_run(uint32_t bits) {
 }
 
 static_assert(run_starts(0b1110111, 3) == 0b0010001);
-static_assert(longest_run(0b1110111) == 3 && longest_run(~0u) == 32);
-static_assert(bit_run(0, 32) == ~0u && bit_run(4, 2) == 0x30);
+static_assert(longest_run(0b1110111) == 3 && longest_run(~uint64_t{0}) == 64);
+static_assert(bit_run(0, 64) == ~uint64_t{0} && bit_run(4, 2) == 0x30);
 
 }  // namespace hakmem

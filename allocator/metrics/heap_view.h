@@ -33,8 +33,8 @@ struct SuperslabView {
   uintptr_t address;
   size_t bytes;
   SuperslabState state;
-  uint32_t free_units_mask;   // bit i: unit i belongs to no slab
-  uint32_t dirty_units_mask;  // of the free units: still holds pages
+  uint64_t free_units_mask;   // bit i: unit i belongs to no slab
+  uint64_t dirty_units_mask;  // of the free units: still holds pages
   size_t unit_bytes;
   uint32_t number = 0;  // its own among all that there ever were, from 0
   // The look during which anything that visit_slabs shows of it, or its units, changed last: if it was

@@ -25,8 +25,8 @@
 namespace hakmem {
 
 inline constexpr size_t kSuperslabBytes = 2 * kMiB;
-// Metadata of one superslab: a page of slab records.
-inline constexpr size_t kSuperslabMetadataBytes = kPageBytes;
+// Metadata of one superslab: two pages of slab records.
+inline constexpr size_t kSuperslabMetadataBytes = 2 * kPageBytes;
 
 struct Reservation {
   uintptr_t base;                   // constant once published

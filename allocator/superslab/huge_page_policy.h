@@ -30,15 +30,15 @@ class HugePagePolicy {
     size_t begun = begun_bytes_.load(std::memory_order_relaxed);
     if (threads > kFewThreads && begun > used_bytes - used_bytes / kPartInFullSlabs) return false;
     size_t few = threads < kFewThreads ? threads : size_t{kFewThreads};
-    return used_bytes + kFirstThreadLess >= (2 * threads - few) * (kFromPerThread / 2);
+    return used_bytes + kFirstThreadLess >= few * kFromPerThread + (threads - few) * kFromPerFurther;
   }
 
  private:
   // A process whose slabs use less, or less a thread, is not made larger by pages that
   // it touches in part: each thread has a slab of every class that it has just begun.
-  static constexpr size_t kFromPerThread = 3 * kMiB;
-  // Of few threads half of that, and of the first less: what they could waste is little.
-  static constexpr size_t kFirstThreadLess = 512 * kKiB;
+  static constexpr size_t kFromPerThread = 1 * kMiB;
+  static constexpr size_t kFirstThreadLess = 256 * kKiB;  // what it could waste is little
+  static constexpr size_t kFromPerFurther = 3 * kMiB;     // thread above kFewThreads
   // Nor one in which more threads have begun slabs of many classes and filled few: at least this part of what slabs
   // use has to be in slabs that are carved to their end.
   static constexpr size_t kPartInFullSlabs = 4;

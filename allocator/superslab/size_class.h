@@ -13,9 +13,10 @@
 namespace hakmem {
 
 inline constexpr uint32_t kSizeClassCount = metrics::kSlabClassCount;
-inline constexpr size_t kUnitBytes = 64 * kKiB;
-inline constexpr uint32_t kUnitShift = 16;
-inline constexpr uint32_t kUnitsPerSuperslab = 32;
+inline constexpr size_t kUnitBytes = 32 * kKiB;
+inline constexpr uint32_t kUnitShift = 15;
+inline constexpr uint32_t kUnitsPerSuperslab = 64;
+inline constexpr uint64_t kAllUnits = ~uint64_t{0};  // a bit for each
 
 inline constexpr size_t kBlockAlignment = 16;
 inline constexpr uint32_t kLinearClasses = 16;        // 16, 32, ..., 256

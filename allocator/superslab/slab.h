@@ -1,4 +1,4 @@
-// Slab: one unit of 64 KiB, or a span of several, that holds blocks of one size
+// Slab: one unit of 32 KiB, or a span of several, that holds blocks of one size
 // class. Its record stands apart from its blocks, one record a unit.
 //
 // States, and the verbs that change them:

@@ -1,4 +1,4 @@
-// Superslab: 2 MiB, 32 units, spans of which are slabs.
+// Superslab: 2 MiB, 64 units, spans of which are slabs.
 #pragma once
 
 #include <atomic>
@@ -22,23 +22,26 @@ HAKMEM_HIDDEN extern std::atomic<uint16_t> present_look;
 struct alignas(64) Superslab {
   enum BinKind : uint8_t { kClean, kDirty, kBinKinds };
 
+  // -- the line that who looks at all superslabs reads --
   uintptr_t address;  // constant
   Slab* slabs;        // constant; one record a unit
-  uint32_t free;      // units that belong to no slab
-  uint32_t dirty;     // of those: still hold pages
-  uint32_t purged;    // units whose pages were given back and not used since
-  uint8_t bin;        // the list it is in: by its longest run of free units,
-  uint8_t bin_kind;   // and by whether any of them hold pages
-  bool is_released;   // its addresses are not mapped; then it is in no list but that of released ones
-  bool is_huge;       // may stand on a huge page, so that a first touch anywhere makes all of it resident
-  Superslab* next;
-  Superslab* previous;
-  uint32_t guarded;  // units whose last page is without access
+  uint64_t free;      // units that belong to no slab
+  uint64_t dirty;     // of those: still hold pages
+  uint64_t purged;    // units whose pages were given back and not used since
+  // The superslab that was mapped for the first time after this one; set once.
+  std::atomic<Superslab*> next_made;
   // The look during which what views show of its slabs changed last, see mark_changed(). Any thread writes it.
   std::atomic<uint16_t> changed_in;
   uint16_t maps_at;  // constant; of its SuperslabMaps, in lines from here
-  // The superslab that was mapped for the first time after this one; set once.
-  std::atomic<Superslab*> next_made;
+  uint8_t bin;       // the list it is in: by its longest run of free units,
+  uint8_t bin_kind;  // and by whether any of them hold pages
+  bool is_released;  // its addresses are not mapped; then it is in no list but that of released ones
+  bool is_huge;      // may stand on a huge page, so that a first touch anywhere makes all of it resident
+  Superslab* next;
+
+  // -- the rest --
+  Superslab* previous;
+  uint64_t guarded;  // units whose last page is without access
 
   std::byte* maps() { return reinterpret_cast<std::byte*>(this) + maps_at * alignof(Superslab); }
 
@@ -60,9 +63,10 @@ struct alignas(64) Superslab {
   }
   HAKMEM_INLINE static uint16_t look_now() { return kBuild.stats ? present_look.load(std::memory_order_relaxed) : 0; }
 
-  static SuperslabState state_of(uint32_t free, uint32_t dirty) {
+  static size_t bytes_of(uint64_t units) { return static_cast<size_t>(__builtin_popcountll(units)) * kUnitBytes; }
+  static SuperslabState state_of(uint64_t free, uint64_t dirty) {
     if (free == 0) return SuperslabState::Full;
-    if (free != ~0u) return SuperslabState::Active;
+    if (free != kAllUnits) return SuperslabState::Active;
     return dirty != 0 ? SuperslabState::Empty : SuperslabState::Purged;
   }
   SuperslabState state() const { return state_of(free, dirty); }
@@ -70,6 +74,6 @@ struct alignas(64) Superslab {
   uint32_t right_bin_kind() const { return dirty != 0 ? kDirty : kClean; }
   bool is_consistent() const { return (dirty & ~free) == 0 && bin == right_bin() && bin_kind == right_bin_kind(); }
 };
-static_assert(sizeof(Superslab) == 64);
+static_assert(sizeof(Superslab) == 128);
 
 }  // namespace hakmem

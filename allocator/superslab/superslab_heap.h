@@ -27,9 +27,8 @@ class SuperslabHeap {
  public:
   explicit constexpr SuperslabHeap(PageArena<Memory>& arena) : arena_(arena) {}
 
-  // superslab_refill: a span of `units` (1 to 32), its first record set up with
-  // `state` and `size_class` and not yet owned. Null when the kernel gives no
-  // memory. Any thread. `shard` is where it is counted.
+  // superslab_refill: a span of `units` (1 to kUnitsPerSuperslab), its first record set up with `state` and
+  // `size_class` and not yet owned. Null when the kernel gives no memory. Any thread. `shard` is where it is counted.
   Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard) {
     metrics::StepTimer timer(shard);
     lock_.lock();
@@ -59,7 +58,7 @@ class SuperslabHeap {
     uint32_t end = static_cast<uint32_t>(slab - superslab->slabs) + slab->units;
     uint32_t more = units - slab->units;
     if (end + more > kUnitsPerSuperslab) return false;
-    uint32_t run = bit_run(end, more);
+    uint64_t run = bit_run(end, more);
     if ((superslab->free & run) != run) return false;
     take_units(superslab, run);
     set_guard(superslab, bit_run(end - slab->units, units));
@@ -83,7 +82,7 @@ class SuperslabHeap {
     slab->carve_time.observe(shard);
     lock_.lock();
     Superslab* superslab = slab->superslab;
-    uint32_t run = bit_run(static_cast<uint32_t>(slab - superslab->slabs), slab->units);
+    uint64_t run = bit_run(static_cast<uint32_t>(slab - superslab->slabs), slab->units);
     used_bytes_ -= slab->units * kUnitBytes;
     if (slab->size_class < kSizeClassCount && slab->carved != slab->shape().capacity)
       huge_pages_.slab_not_begun(slab->units * kUnitBytes);
@@ -140,7 +139,7 @@ class SuperslabHeap {
     if (!Readers<>::are_none(readers_)) return 0;
     while (Superslab* superslab = bins_.first_empty()) {
       bins_.unlink(superslab);
-      size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
+      size_t dirty_bytes = Superslab::bytes_of(superslab->dirty);
       retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
       superslab->dirty = superslab->purged = 0;
       superslab->is_released = true;
@@ -249,7 +248,7 @@ class SuperslabHeap {
     Superslab* superslab = records_.take();
     superslab->address = created.address;
     superslab->slabs = reinterpret_cast<Slab*>(created.metadata);
-    superslab->free = ~0u;
+    superslab->free = kAllUnits;
     for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
       superslab->slabs[i].start = created.address + i * kUnitBytes;
       superslab->slabs[i].superslab = superslab;
@@ -265,19 +264,19 @@ class SuperslabHeap {
     return superslab;
   }
 
-  // Takes free units out of a superslab; returns how many of them still hold pages.
-  uint32_t take_units(Superslab* superslab, uint32_t run) HAKMEM_REQUIRES(lock_) {
+  // Takes free units out of a superslab; returns how many bytes of them still hold pages.
+  size_t take_units(Superslab* superslab, uint64_t run) HAKMEM_REQUIRES(lock_) {
     bins_.unlink(superslab);
-    uint32_t dirty_units = static_cast<uint32_t>(__builtin_popcount(superslab->dirty & run));
-    uint32_t purged_units = static_cast<uint32_t>(__builtin_popcount(superslab->purged & run));
-    if (purged_units != 0) policy_.taken_again(purged_units * kUnitBytes, used_bytes_);
+    size_t dirty_bytes = Superslab::bytes_of(superslab->dirty & run);
+    if (size_t purged_bytes = Superslab::bytes_of(superslab->purged & run); purged_bytes != 0)
+      policy_.taken_again(purged_bytes, used_bytes_);
     superslab->free &= ~run;
     superslab->dirty &= ~run;
     superslab->purged &= ~run;
     bins_.link(superslab);
-    used_bytes_ += static_cast<uint32_t>(__builtin_popcount(run)) * kUnitBytes;
-    retained_bytes_.store(retained_bytes() - dirty_units * kUnitBytes, std::memory_order_relaxed);
-    return dirty_units;
+    used_bytes_ += Superslab::bytes_of(run);
+    retained_bytes_.store(retained_bytes() - dirty_bytes, std::memory_order_relaxed);
+    return dirty_bytes;
   }
 
   static void mark_interior(Slab* slab, uint32_t first, uint32_t end) {
@@ -289,11 +288,11 @@ class SuperslabHeap {
 
   Slab* cut_span(Superslab* superslab, uint32_t units, SlabState state, uint32_t size_class) HAKMEM_REQUIRES(lock_) {
     // Units that still hold pages first: they cost no page fault.
-    uint32_t starts = run_starts(superslab->dirty, units);
+    uint64_t starts = run_starts(superslab->dirty, units);
     if (starts == 0) starts = run_starts(superslab->free, units);
-    uint32_t first = static_cast<uint32_t>(__builtin_ctz(starts));
+    uint32_t first = static_cast<uint32_t>(__builtin_ctzll(starts));
     if (superslab->state() == SuperslabState::Purged) allow_huge_page(superslab, huge_pages_.is_dense(used_bytes_));
-    uint32_t dirty_units = take_units(superslab, bit_run(first, units));
+    size_t dirty_bytes = take_units(superslab, bit_run(first, units));
     set_guard(superslab, bit_run(first, units));
 
     Slab* slab = superslab->slabs + first;
@@ -306,7 +305,7 @@ class SuperslabHeap {
     slab->next = slab->previous = nullptr;
     slab->remote.store(0, std::memory_order_relaxed);
     slab->units = static_cast<uint16_t>(units);
-    slab->zeroed = dirty_units == 0;
+    slab->zeroed = dirty_bytes == 0;
     slab->carve_time.clear();
     slab->state = state;
     if (size_class < kSizeClassCount) huge_pages_.slab_begun(units * kUnitBytes);
@@ -317,17 +316,17 @@ class SuperslabHeap {
   // The last page of the span `run` is without access, and no other of its pages. What
   // remains from an earlier span is kept where it fits: most spans are cut again as they were.
   // Best effort: the kernel may refuse.
-  static void set_guard(Superslab* superslab, uint32_t run) {
+  static void set_guard(Superslab* superslab, uint64_t run) {
     if constexpr (!has(Mitigation::kGuardPages)) return;
     uint32_t last = log2_floor(run);
-    remove_guards(superslab, superslab->guarded & run & ~(1u << last));
+    remove_guards(superslab, superslab->guarded & run & ~(uint64_t{1} << last));
     if ((superslab->guarded >> last & 1) == 0 && Memory::guard(guard_of(superslab, last), kGuardBytes))
-      superslab->guarded |= 1u << last;
+      superslab->guarded |= uint64_t{1} << last;
   }
-  static void remove_guards(Superslab* superslab, uint32_t units) {
+  static void remove_guards(Superslab* superslab, uint64_t units) {
     if constexpr (!has(Mitigation::kGuardPages)) return;
-    for (uint32_t rest = units; rest != 0; rest &= rest - 1)
-      Memory::unguard(guard_of(superslab, static_cast<uint32_t>(__builtin_ctz(rest))), kGuardBytes);
+    for (uint64_t rest = units; rest != 0; rest &= rest - 1)
+      Memory::unguard(guard_of(superslab, static_cast<uint32_t>(__builtin_ctzll(rest))), kGuardBytes);
     superslab->guarded &= ~units;
   }
   static void* guard_of(const Superslab* superslab, uint32_t unit) {
@@ -351,10 +350,10 @@ class SuperslabHeap {
       return 0;
     }
     // On a huge page those that were never used hold pages, too.
-    uint32_t units = superslab->is_huge ? superslab->free : superslab->dirty;
-    size_t dirty_bytes = static_cast<size_t>(__builtin_popcount(superslab->dirty)) * kUnitBytes;
+    uint64_t units = superslab->is_huge ? superslab->free : superslab->dirty;
+    size_t dirty_bytes = Superslab::bytes_of(superslab->dirty);
     // Else the kernel would fill the gaps in again.
-    if (units != ~0u) allow_huge_page(superslab, false);
+    if (units != kAllUnits) allow_huge_page(superslab, false);
     bins_.unlink(superslab);
     superslab->free &= ~units;
     superslab->dirty = 0;
@@ -363,10 +362,11 @@ class SuperslabHeap {
     lock_.unlock();
 
     bool is_purged = true;
-    size_t bytes = static_cast<size_t>(__builtin_popcount(units)) * kUnitBytes;
-    for (uint32_t rest = units; rest != 0;) {
-      uint32_t first = static_cast<uint32_t>(__builtin_ctz(rest));
-      uint32_t length = ~(rest >> first) == 0 ? 32 - first : static_cast<uint32_t>(__builtin_ctz(~(rest >> first)));
+    size_t bytes = Superslab::bytes_of(units);
+    for (uint64_t rest = units; rest != 0;) {
+      uint32_t first = static_cast<uint32_t>(__builtin_ctzll(rest));
+      uint32_t length =
+          ~(rest >> first) == 0 ? kUnitsPerSuperslab - first : static_cast<uint32_t>(__builtin_ctzll(~(rest >> first)));
       is_purged &= Memory::purge(reinterpret_cast<void*>(superslab->address + first * kUnitBytes), length * kUnitBytes);
       rest &= ~bit_run(first, length);
     }

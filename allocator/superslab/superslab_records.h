@@ -29,7 +29,7 @@ class SuperslabRecords {
     --spare_count_;
     // The maps of the batch stand behind its records, in their order.
     size_t offset = spare_count_ * sizeof(Superslab) + (batch_ - spare_count_ - 1) * SuperslabMaps::kBytes;
-    superslab->maps_at = static_cast<uint16_t>(1 + offset / alignof(Superslab));
+    superslab->maps_at = static_cast<uint16_t>((sizeof(Superslab) + offset) / alignof(Superslab));
     return superslab;
   }
 

@@ -18,23 +18,23 @@ class Fragmentation(unittest.TestCase):
 
     def test_slabs_by_occupancy_and_what_pins_them(self):
         program = self.start()
-        program.do("alloc 0 40000 1000")  # 625 slabs of 64 objects
+        program.do("alloc 0 40000 1000")  # 1,250 slabs of 32 objects
         full = program.scrape()
         slabs = self.slabs(full, size_class="1024")
-        self.assertGreaterEqual(slabs["75-100"], 624)
+        self.assertGreaterEqual(slabs["75-100"], 1249)
         self.assertLessEqual(slabs["0-25"] + slabs["25-50"], 2)
         self.assertLess(full.value("hakmem_compactable_bytes", size_class="1024"), MIB)
         program.do("free 0 2")
         half = program.scrape()
-        self.assertGreater(self.slabs(half, size_class="1024")["25-50"], 600)
+        self.assertGreater(self.slabs(half, size_class="1024")["25-50"], 1200)
         pinned = half.value("hakmem_pinned_bytes", size_class="1024")
         self.assertAlmostEqual(pinned, 20000 * 1024, delta=MIB)
         self.assertAlmostEqual(half.value("hakmem_compactable_bytes", size_class="1024"), 20000 * 1024, delta=MIB)
-        # One object of each slab is left: of 625 slabs, ten would do.
-        program.do("keep 0 64")
+        # One object of each slab is left: of 1,250 slabs, forty would do.
+        program.do("keep 0 32")
         few = program.scrape()
-        self.assertGreater(self.slabs(few, size_class="1024")["0-25"], 600)
-        self.assertAlmostEqual(few.value("hakmem_compactable_bytes", size_class="1024"), 615 * 65536, delta=MIB)
+        self.assertGreater(self.slabs(few, size_class="1024")["0-25"], 1200)
+        self.assertAlmostEqual(few.value("hakmem_compactable_bytes", size_class="1024"), 1210 * 32768, delta=MIB)
 
     def test_superslabs_by_occupancy(self):
         program = self.start()

@@ -101,7 +101,7 @@ class Metrics(unittest.TestCase):
         self.assertGreater(scrape.value("hakmem_fragmentation_ratio", kind="external"), 0.4)
         self.assertGreater(scrape.value("hakmem_fragmentation_bytes", kind="external"), lost * 0.95)
         slabs = scrape.value("hakmem_slabs", size_class="1024")
-        self.assertEqual(scrape.value("hakmem_slab_bytes", size_class="1024"), slabs * 65536)
+        self.assertEqual(scrape.value("hakmem_slab_bytes", size_class="1024"), slabs * 32768)
 
     def test_superslabs_are_counted_by_state_and_bytes(self):
         program = self.start(**UNSAMPLED)
@@ -219,9 +219,9 @@ class Metrics(unittest.TestCase):
         scrape = program.scrape()
         self.assertEqual(scrape.value("hakmem_live_objects", size_class="large"), 10)
         self.assertEqual(scrape.value("hakmem_slabs", size_class="large", state="large"), 10)
-        self.assertEqual(scrape.value("hakmem_live_bytes", size_class="large"), 10 * 10 * 65536)
+        self.assertEqual(scrape.value("hakmem_live_bytes", size_class="large"), 10 * 19 * 32768)
         self.assertEqual(scrape.value("hakmem_size_class_fragmentation_bytes", size_class="large", kind="internal"),
-                         10 * (10 * 65536 - 600000))
+                         10 * (19 * 32768 - 600000))
 
     def test_samples_come_at_their_mean_interval(self):
         program = self.start(HAKMEM_SAMPLE_BYTES="16384")

@@ -177,7 +177,7 @@ class Sites(unittest.TestCase):
     def test_fragmentation_is_laid_at_the_door_of_who_pins_slabs(self):
         # Site one holds one block in a hundred of slabs that are free otherwise; site three a hundred
         # times as many of the same size, in slabs that are full.
-        program = self.start("keep three 40000 256", *["keep two 500 256", "keep one 5 256"] * 80, "drop two",
+        program = self.start("keep three 40000 256", *["keep two 250 256", "keep one 3 256"] * 160, "drop two",
                              "keep four 20000 1000")
         found = profile(program, "fragmentation")
         pinned = found.total("pinned_space", "sites::one(unsigned long)")

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "telemetry/heap_books.h"
 #include "telemetry/unwind.h"
 #include "tests/telemetry/fake_heap.h"
 
@@ -115,8 +116,9 @@ TEST_F(HeapProfileTest, ResizedSamplesMoveAndGrow) {
 
 TEST_F(HeapProfileTest, ASamplePinsItsShareOfTheSlabThatItWouldStandIn) {
   constexpr uintptr_t kSlab = uintptr_t{5} << 40;
+  constexpr size_t kSlabBytes = size_t{1} << kBesideShift;
   constexpr uint32_t kClass = 7;
-  metrics::SlabView slab{kSlab, 65536, kClass, metrics::SlabState::Available, 128, 512, 500, 100, 0};
+  metrics::SlabView slab{kSlab, kSlabBytes, kClass, metrics::SlabState::Available, 128, 256, 250, 100, 0};
   auto pinned = [&](uintptr_t beside) {
     fake_heap.slabs[kSlab] = {slab};
     on_sample({at(1), 128, 128, 128, kClass, false, beside});
@@ -125,13 +127,13 @@ TEST_F(HeapProfileTest, ASamplePinsItsShareOfTheSlabThatItWouldStandIn) {
     fake_heap.slabs.clear();
     return found;
   };
-  EXPECT_EQ(pinned(kSlab + 999), 400 * 128 / 100);
+  EXPECT_EQ(pinned(kSlab + 999), 150 * 128 / 100);
   EXPECT_EQ(pinned(0), 0) << "what has no slab";
-  EXPECT_EQ(pinned(kSlab + slab.bytes), 65536) << "its slab is gone: it would hold one by itself";
+  EXPECT_EQ(pinned(kSlab + slab.bytes), kSlabBytes) << "its slab is gone: it would hold one by itself";
   slab.carved = slab.used;
   EXPECT_EQ(pinned(kSlab), 0);
   slab.size_class = kClass + 1;
-  EXPECT_EQ(pinned(kSlab), 65536) << "units of its slab hold another class by now";
+  EXPECT_EQ(pinned(kSlab), kSlabBytes) << "units of its slab hold another class by now";
 }
 
 TEST_F(HeapProfileTest, ManySamplesAndThreadsLeaveNothingBehind) {

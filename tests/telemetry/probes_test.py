@@ -181,12 +181,12 @@ class Arguments(unittest.TestCase):
             refills, slabs = self.calls(program, "hakmem", "refill"), self.calls(program, "hakmem", "superslab_refill")
             maps, unmaps, purges = (self.calls(program, "hakmem", name) for name in ("map", "unmap", "purge"))
             refilled = []
-            for slot in (1, 2, 3):  # 180 MB, in slabs of 64 KiB, and more than is held back
+            for slot in (1, 2, 3):  # 180 MB, in slabs of 32 KiB, and more than is held back
                 program.do(f"alloc {slot} 60000 1000")
                 refilled += refills.take()
             taken = slabs.take()
             self.assertAlmostEqual(sum(size for _, size, _ in taken), 180000 * 1024, delta=MIB)
-            self.assertTrue(all(address % 65536 == 0 for address, _, _ in taken))
+            self.assertTrue(all(address % 32768 == 0 for address, _, _ in taken))
             superslabs = sum(is_mapped for _, _, is_mapped in taken)
             self.assertAlmostEqual(superslabs, 180000 * 1024 / (2 * MIB), delta=2)
             self.assertAlmostEqual(sum(bytes_ for _, bytes_ in maps.take()), superslabs * 2 * MIB, delta=8 * MIB)

@@ -23,8 +23,9 @@ using metrics::Part;
 using metrics::SlabState;
 
 constexpr size_t kSuperslabBytes = 2 << 20;
-constexpr size_t kUnitBytes = 64 << 10;
-constexpr uint32_t kClass = 63;  // objects of 1,024 bytes
+constexpr size_t kUnitBytes = 32 << 10;
+constexpr uint32_t kClass = 31;
+constexpr uint32_t kObject = 512;  // bytes of one of kClass
 constexpr uint32_t kCapacity = 64;
 constexpr double kUnit = kUnitBytes;
 
@@ -40,23 +41,22 @@ double part(const Snapshot& snapshot, Part part) {
 }
 
 metrics::SlabView slab(const Mapping& superslab, uint32_t unit, SlabState state, uint32_t carved, uint32_t used) {
-  return {superslab.address() + unit * kUnitBytes, kUnitBytes, kClass, state, 1024, kCapacity, carved, used, 0};
+  return {superslab.address() + unit * kUnitBytes, kUnitBytes, kClass, state, kObject, kCapacity, carved, used, 0};
 }
 
 // One superslab with a full, a half-full and an empty slab, a large allocation
-// of 100,000 bytes in two units, one dirty free unit, and clean free ones.
+// of 50,000 bytes in two units, one dirty free unit, and clean free ones.
 class KnownHeap {
  public:
   KnownHeap() : superslab_(kSuperslabBytes, 6 * kUnitBytes) {
-    uint32_t in_use = 0b11111;
+    uint64_t in_use = 0b11111;
     fake_heap.superslabs = {
         {superslab_.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~in_use, 0b100000, kUnitBytes}};
-    fake_heap.slabs[superslab_.address()] = {
-        slab(superslab_, 0, SlabState::Current, 64, 64),
-        slab(superslab_, 1, SlabState::Available, 64, 32),
-        slab(superslab_, 2, SlabState::Pooled, 64, 0),
-        {superslab_.address() + 3 * kUnitBytes, 2 * kUnitBytes, metrics::kLargeClass, SlabState::Large, 2 * kUnitBytes,
-         1, 1, 1, 100'000}};
+    fake_heap.slabs[superslab_.address()] = {slab(superslab_, 0, SlabState::Current, 64, 64),
+                                             slab(superslab_, 1, SlabState::Available, 64, 32),
+                                             slab(superslab_, 2, SlabState::Pooled, 64, 0),
+                                             {superslab_.address() + 3 * kUnitBytes, 2 * kUnitBytes,
+                                              metrics::kLargeClass, SlabState::Large, 2 * kUnitBytes, 1, 1, 1, 50'000}};
     fake_heap.reservations = {{superslab_.address(), kSuperslabBytes}};
     metrics::ThreadCacheView cache{};
     cache.is_thread = true;
@@ -72,9 +72,9 @@ TEST(Publisher, TellsOfEachSizeClass) {
   ChildResult child = in_child({}, [] {
     create_page(false, true);
     KnownHeap heap;
-    // Requests of 896 bytes each are served by objects of 1,024.
+    // Requests of 448 bytes each are served by objects of 512.
     metrics::count<Metric::kRequestsObserved>(0, kClass, uint64_t{1000});
-    metrics::count<Metric::kRequestedBytesObserved>(0, kClass, uint64_t{896'000});
+    metrics::count<Metric::kRequestedBytesObserved>(0, kClass, uint64_t{448'000});
     Snapshot snapshot = publish_and_read(Depth::Heap);
 
     constexpr uint32_t kStates = metrics::kCountOf<SlabState>;
@@ -83,14 +83,14 @@ TEST(Publisher, TellsOfEachSizeClass) {
     EXPECT_EQ(snapshot.gauge(Metric::kSlabBytes, kClass), 3 * kUnit);
     EXPECT_EQ(snapshot.gauge(Metric::kSlabOccupancy, kClass), 0.5);
     EXPECT_EQ(snapshot.gauge(Metric::kLiveObjects, kClass), 86) << "96 handed out, 10 of them in a thread cache";
-    EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, kClass), 86 * 1024);
-    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, kClass * 2), 86 * 128);
-    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, kClass * 2 + 1), 96 * 1024);
+    EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, kClass), 86 * kObject);
+    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, kClass * 2), 86 * 64);
+    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, kClass * 2 + 1), 96 * kObject);
     EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationRatio, kClass * 2 + 1), 0.5);
-    EXPECT_EQ(snapshot.gauge(Metric::kThreadCacheBytes, 0), 10 * 1024);
+    EXPECT_EQ(snapshot.gauge(Metric::kThreadCacheBytes, 0), 10 * kObject);
     EXPECT_EQ(snapshot.gauge(Metric::kThreads, 0), 1);
     EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, metrics::kLargeClass), 2 * kUnit);
-    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, metrics::kLargeClass * 2), 2 * kUnit - 100'000);
+    EXPECT_EQ(snapshot.gauge(Metric::kClassFragmentationBytes, metrics::kLargeClass * 2), 2 * kUnit - 50'000);
   });
   EXPECT_EQ(child.status, 0);
 }
@@ -140,11 +140,11 @@ TEST(Publisher, GivesEachResidentByteOfTheHeapToOnePart) {
     fake_heap.huge = {{{live.address(), live.bytes()}, 6 << 20}, {{retained.address(), retained.bytes()}, 0}};
     Snapshot snapshot = publish_and_read(Depth::Heap);
 
-    EXPECT_EQ(part(snapshot, Part::ThreadCache), 10 * 1024);
-    EXPECT_EQ(part(snapshot, Part::SlabFree), 2 * kUnit - 96 * 1024);
+    EXPECT_EQ(part(snapshot, Part::ThreadCache), 10 * kObject);
+    EXPECT_EQ(part(snapshot, Part::SlabFree), 2 * kUnit - 96 * kObject);
     EXPECT_EQ(part(snapshot, Part::EmptySlab), kUnit);
-    EXPECT_EQ(part(snapshot, Part::Live), 86 * 1024 + 100'000 + (5 << 20)) << "huge: touched less than asked for";
-    EXPECT_EQ(part(snapshot, Part::InternalFragmentation), 2 * kUnit - 100'000);
+    EXPECT_EQ(part(snapshot, Part::Live), 86 * kObject + 50'000 + (5 << 20)) << "huge: touched less than asked for";
+    EXPECT_EQ(part(snapshot, Part::InternalFragmentation), 2 * kUnit - 50'000);
     EXPECT_EQ(part(snapshot, Part::Retained), kUnit + (1 << 20));
     EXPECT_EQ(part(snapshot, Part::Metadata), 12 << 10);
     double heap_resident = 6 * kUnit + (6 << 20) + (12 << 10);
@@ -183,12 +183,12 @@ TEST(Publisher, PagesTheProgramNeverTouchedAreNotResident) {
     Mapping superslab(kSuperslabBytes, 0);
     superslab.touch(0, 3 * 4096);
     fake_heap.superslabs = {
-        {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~1u, 0, kUnitBytes}};
+        {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~uint64_t{1}, 0, kUnitBytes}};
     fake_heap.slabs[superslab.address()] = {slab(superslab, 0, SlabState::Current, 64, 64)};
     Snapshot snapshot = publish_and_read(Depth::Heap);
     EXPECT_EQ(part(snapshot, Part::Live), 3 * 4096);
     EXPECT_EQ(part(snapshot, Part::SlabFree), 0);
-    EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, kClass), 64 * 1024) << "what the program holds all the same";
+    EXPECT_EQ(snapshot.gauge(Metric::kLiveBytes, kClass), 64 * kObject) << "what the program holds all the same";
   });
   EXPECT_EQ(child.status, 0);
 }
@@ -259,7 +259,7 @@ class ManySuperslabs {
   metrics::SlabView& slab_of_last() { return fake_heap.slabs[last_.address()][0]; }
 
  private:
-  static constexpr uint32_t kFree = ~1u;
+  static constexpr uint64_t kFree = ~uint64_t{1};
 
   Mapping superslab_;
   Mapping last_{kSuperslabBytes};
@@ -293,7 +293,7 @@ TEST(Publisher, OfManySuperslabsOneThatChangedIsAskedAtOnce) {
     double before = resident_heap();
     many.touch_last();
     EXPECT_EQ(resident_heap(), before) << "the test means to ask the last one when it has no turn";
-    many.last().free_units_mask = many.last().dirty_units_mask = ~3u;
+    many.last().free_units_mask = many.last().dirty_units_mask = ~uint64_t{3};
     EXPECT_EQ(resident_heap(), before + kSuperslabBytes - kUnit) << "and the second unit belongs to no slab";
   });
   EXPECT_EQ(child.status, 0);
@@ -347,7 +347,7 @@ TEST(Publisher, FiguresThatCannotBeAreClamped) {
     create_page(false, true);
     Mapping superslab(kSuperslabBytes, kUnitBytes);
     fake_heap.superslabs = {
-        {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~1u, 0, kUnitBytes}};
+        {superslab.address(), kSuperslabBytes, metrics::SuperslabState::Active, ~uint64_t{1}, 0, kUnitBytes}};
     // Read while their owners changed them: more used than carved, more cached than used.
     fake_heap.slabs[superslab.address()] = {slab(superslab, 0, SlabState::Current, 10, 40)};
     metrics::ThreadCacheView cache{};

@@ -84,7 +84,7 @@ struct Visit {
     EXPECT_LE(end_of_last_slab, superslab + kSuperslabBytes);
     EXPECT_LE(view.used, view.carved);
     EXPECT_LE(view.carved, view.capacity);
-    EXPECT_LE(size_t{view.capacity} * view.block_bytes, size_t{16} * kUnitBytes);
+    EXPECT_LE(size_t{view.capacity} * view.block_bytes, kMaxLargeBytes);
     EXPECT_GT(view.block_bytes, 0u);
     EXPECT_NE(view.state, metrics::SlabState::Free);
     EXPECT_LT(view.state, metrics::SlabState::kCount);

@@ -31,25 +31,25 @@ TEST(Bits, Align) {
 }
 
 TEST(Bits, BitRun) {
-  for (uint32_t count = 1; count <= 32; ++count)
-    for (uint32_t first = 0; first + count <= 32; ++first) {
-      uint32_t run = bit_run(first, count);
-      EXPECT_EQ(static_cast<uint32_t>(__builtin_popcount(run)), count);
-      EXPECT_EQ(static_cast<uint32_t>(__builtin_ctz(run)), first);
+  for (uint32_t count = 1; count <= 64; ++count)
+    for (uint32_t first = 0; first + count <= 64; ++first) {
+      uint64_t run = bit_run(first, count);
+      EXPECT_EQ(static_cast<uint32_t>(__builtin_popcountll(run)), count);
+      EXPECT_EQ(static_cast<uint32_t>(__builtin_ctzll(run)), first);
       EXPECT_EQ(longest_run(run), count);
     }
 }
 
-uint32_t slow_run_starts(uint32_t bits, uint32_t count) {
-  uint32_t starts = 0;
-  for (uint32_t first = 0; first + count <= 32; ++first)
-    if ((bits & bit_run(first, count)) == bit_run(first, count)) starts |= 1u << first;
+uint64_t slow_run_starts(uint64_t bits, uint32_t count) {
+  uint64_t starts = 0;
+  for (uint32_t first = 0; first + count <= 64; ++first)
+    if ((bits & bit_run(first, count)) == bit_run(first, count)) starts |= uint64_t{1} << first;
   return starts;
 }
 
-uint32_t slow_longest_run(uint32_t bits) {
+uint32_t slow_longest_run(uint64_t bits) {
   uint32_t longest = 0, length = 0;
-  for (uint32_t i = 0; i < 32; ++i) {
+  for (uint32_t i = 0; i < 64; ++i) {
     length = bits >> i & 1 ? length + 1 : 0;
     if (length > longest) longest = length;
   }
@@ -57,16 +57,16 @@ uint32_t slow_longest_run(uint32_t bits) {
 }
 
 TEST(Bits, RunsAgreeWithASlowSearch) {
-  std::mt19937 random(1);
+  std::mt19937_64 random(1);
   for (uint32_t round = 0; round < 3000; ++round) {
     // Dense, sparse and even words: long runs are rare otherwise.
-    uint32_t bits = static_cast<uint32_t>(random());
-    if (round % 3 == 1) bits |= static_cast<uint32_t>(random()) | static_cast<uint32_t>(random());
-    if (round % 3 == 2) bits &= static_cast<uint32_t>(random());
-    if (round == 0) bits = ~0u;
+    uint64_t bits = random();
+    if (round % 3 == 1) bits |= random() | random();
+    if (round % 3 == 2) bits &= random();
+    if (round == 0) bits = ~uint64_t{0};
     if (round == 1) bits = 0;
     ASSERT_EQ(longest_run(bits), slow_longest_run(bits)) << std::hex << bits;
-    for (uint32_t count = 1; count <= 32; ++count)
+    for (uint32_t count = 1; count <= 64; ++count)
       ASSERT_EQ(run_starts(bits, count), slow_run_starts(bits, count)) << std::hex << bits << " " << count;
   }
 }

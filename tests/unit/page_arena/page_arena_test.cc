@@ -41,7 +41,7 @@ TEST_F(PageArenaTest, SuperslabsAreDistinctAlignedAndZero) {
     auto taken = arena_->take_superslab();
     ASSERT_NE(taken.address, 0u);
     EXPECT_EQ(taken.address % kSuperslabBytes, 0u);
-    EXPECT_EQ(taken.metadata % kSuperslabMetadataBytes, 0u);
+    EXPECT_EQ(taken.metadata % kPageBytes, 0u);
     EXPECT_TRUE(superslabs.insert(taken.address).second);
     EXPECT_TRUE(metadata.insert(taken.metadata).second);
     EXPECT_TRUE(is_zero(taken.metadata, kSuperslabMetadataBytes));

@@ -15,14 +15,14 @@ class HugePagePolicyTest : public testing::Test {
 };
 
 TEST_F(HugePagePolicyTest, FromSoMuchAThread) {
-  EXPECT_FALSE(policy_.is_dense(512 * kKiB));
-  EXPECT_TRUE(policy_.is_dense(1 * kMiB));
+  EXPECT_FALSE(policy_.is_dense(767 * kKiB));
+  EXPECT_TRUE(policy_.is_dense(768 * kKiB));
   policy_.set_thread_count(8);
-  EXPECT_FALSE(policy_.is_dense(11 * kMiB));
-  EXPECT_TRUE(policy_.is_dense(12 * kMiB));
+  EXPECT_FALSE(policy_.is_dense(7 * kMiB));
+  EXPECT_TRUE(policy_.is_dense(8 * kMiB));
   policy_.set_thread_count(18);
-  EXPECT_FALSE(policy_.is_dense(41 * kMiB));
-  EXPECT_TRUE(policy_.is_dense(42 * kMiB));
+  EXPECT_FALSE(policy_.is_dense(37 * kMiB));
+  EXPECT_TRUE(policy_.is_dense(38 * kMiB));
 }
 
 TEST_F(HugePagePolicyTest, NotWhereManyThreadsHaveHardlyBegunTheirSlabs) {

@@ -66,16 +66,16 @@ TEST_F(SlabTest, TheFreeMapGivesBackWhatItWasGiven) {
 
 TEST_F(SlabTest, TheLowestFreeBlocksAreTakenFirst) {
   slab_.size_class = size_class_of(16);
-  fill(4000, 0);
+  fill(2000, 0);
   Block* taken[3];
-  for (uint32_t i : {3999u, 700u, 64u}) slab_.put_free(block(i));
+  for (uint32_t i : {1999u, 700u, 64u}) slab_.put_free(block(i));
   EXPECT_EQ(slab_.take_free(taken, 1), 1u);
   EXPECT_EQ(taken[0], block(64));
   slab_.put_free(block(63));
   EXPECT_EQ(slab_.take_free(taken, 3), 3u);
   EXPECT_EQ(taken[0], block(63));
   EXPECT_EQ(taken[1], block(700));
-  EXPECT_EQ(taken[2], block(3999));
+  EXPECT_EQ(taken[2], block(1999));
   slab_.put_free(block(0));
   slab_.clear_free_map();
   EXPECT_EQ(slab_.take_free(taken, 3), 0u);

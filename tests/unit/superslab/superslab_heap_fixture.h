@@ -33,9 +33,9 @@ class SuperslabHeapTest : public testing::Test {
     return all;
   }
   size_t dirty_bytes() const {
-    size_t units = 0;
-    for (Superslab* superslab : superslabs()) units += static_cast<size_t>(__builtin_popcount(superslab->dirty));
-    return units * kUnitBytes;
+    size_t bytes = 0;
+    for (Superslab* superslab : superslabs()) bytes += Superslab::bytes_of(superslab->dirty);
+    return bytes;
   }
 
   test::FakeKernel kernel_;

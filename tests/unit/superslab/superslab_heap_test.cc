@@ -46,14 +46,14 @@ TEST_F(SuperslabHeapTest, ASpanGrowsIntoWhatIsFreeBehindIt) {
   EXPECT_FALSE(heap_.extend_span(first, 6)) << "the next unit is taken";
   size_t retained = heap_.retained_bytes();
   write_to(first, 1);
-  EXPECT_TRUE(heap_.extend_span(second, 27));
-  EXPECT_EQ(second->units, 27u);
-  EXPECT_EQ(heap_.find(second->start + 26 * kUnitBytes), second);
+  EXPECT_TRUE(heap_.extend_span(second, kUnitsPerSuperslab - 5));
+  EXPECT_EQ(second->units, kUnitsPerSuperslab - 5);
+  EXPECT_EQ(heap_.find(second->start + (kUnitsPerSuperslab - 6) * kUnitBytes), second);
   EXPECT_TRUE(heap_.is_consistent());
-  EXPECT_FALSE(heap_.extend_span(second, 28)) << "the superslab ends";
+  EXPECT_FALSE(heap_.extend_span(second, kUnitsPerSuperslab - 4)) << "the superslab ends";
   heap_.give_span(second, 0);
-  EXPECT_EQ(heap_.retained_bytes(), retained + 27 * kUnitBytes);
-  EXPECT_TRUE(heap_.extend_span(first, 32));
+  EXPECT_EQ(heap_.retained_bytes(), retained + (kUnitsPerSuperslab - 5) * kUnitBytes);
+  EXPECT_TRUE(heap_.extend_span(first, kUnitsPerSuperslab));
   EXPECT_EQ(heap_.retained_bytes(), retained);
   heap_.give_span(first, 0);
   EXPECT_TRUE(heap_.is_consistent());
@@ -64,7 +64,7 @@ TEST_F(SuperslabHeapTest, RandomSpansNeverOverlap) {
   std::map<uintptr_t, Slab*> spans;
   for (uint32_t step = 0; step < test::rounds(20000); ++step) {
     if (spans.size() < 60 + random.below(60)) {
-      uint32_t units = random.below(4) == 0 ? 1 + random.below(32) : 1 + random.below(4);
+      uint32_t units = random.below(4) == 0 ? 1 + random.below(kUnitsPerSuperslab) : 1 + random.below(4);
       Slab* slab = take(units);
       ASSERT_NE(slab, nullptr);
       ASSERT_EQ(slab->units, units);
@@ -98,7 +98,7 @@ TEST_F(SuperslabHeapTest, RandomSpansNeverOverlap) {
   }
   for (auto [start, slab] : spans) give(slab);
   ASSERT_TRUE(heap_.is_consistent());
-  for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, ~0u);
+  for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, kAllUnits);
 }
 
 TEST_F(SuperslabHeapTest, ConsistencyFindsSeededErrors) {
@@ -115,7 +115,7 @@ TEST_F(SuperslabHeapTest, ConsistencyFindsSeededErrors) {
   EXPECT_TRUE(breaks(superslab->dirty, superslab->dirty | ~superslab->free)) << "pages of a slab among the free";
   EXPECT_TRUE(breaks(superslab->dirty, 0)) << "among those that hold pages";
   EXPECT_TRUE(breaks(superslab->bin, superslab->bin - 1));
-  uint32_t free = std::exchange(superslab->free, superslab->free & ~(1u << 31));
+  uint64_t free = std::exchange(superslab->free, superslab->free & ~(uint64_t{1} << 63));
   superslab->bin = static_cast<uint8_t>(superslab->right_bin());
   EXPECT_FALSE(heap_.is_consistent()) << "not in the list of its longest run";
   superslab->free = free;
@@ -129,9 +129,9 @@ TEST_F(SuperslabHeapTest, ConsistencyFindsSeededErrors) {
 }
 
 TEST_F(SuperslabHeapTest, DensestSuperslabFirst) {
-  Slab* first = take(28);   // leaves a run of 4 in superslab A
-  Slab* second = take(20);  // and of 12 in B
-  Slab* third = take(10);   // which makes 2 in B
+  Slab* first = take(kUnitsPerSuperslab - 4);    // leaves a run of 4 in superslab A
+  Slab* second = take(kUnitsPerSuperslab - 12);  // and of 12 in B
+  Slab* third = take(10);                        // which makes 2 in B
   ASSERT_NE(first->superslab, second->superslab);
   ASSERT_EQ(third->superslab, second->superslab);
   EXPECT_EQ(take(2)->superslab, second->superslab);
@@ -178,7 +178,7 @@ TEST_F(SuperslabHeapTest, EverySingleRefusalIsSurvived) {
       std::vector<Slab*> slabs;
       uint32_t nulls = 0;
       while (slabs.size() < 40) {
-        Slab* slab = heap.take_span(32, SlabState::Large, metrics::kLargeClass, 0);
+        Slab* slab = heap.take_span(kUnitsPerSuperslab, SlabState::Large, metrics::kLargeClass, 0);
         nulls += slab == nullptr;
         ASSERT_LE(nulls, 1u);
         ASSERT_TRUE(heap.is_consistent());
@@ -197,16 +197,16 @@ TEST_F(SuperslabHeapTest, EverySingleRefusalIsSurvived) {
 }
 
 TEST_F(SuperslabHeapTest, AKernelThatGivesNothingAndRecovers) {
-  Slab* keep = take(32);
+  Slab* keep = take(kUnitsPerSuperslab);
   for (Call call : {Call::kCommit, Call::kReserve}) {
     kernel_.fail_always(call);
     std::vector<Slab*> taken;
     for (int i = 0; i < 100; ++i)
-      if (Slab* slab = take(32); slab != nullptr) taken.push_back(slab);
+      if (Slab* slab = take(kUnitsPerSuperslab); slab != nullptr) taken.push_back(slab);
     EXPECT_LT(taken.size(), 100u);
     EXPECT_TRUE(heap_.is_consistent());
     kernel_.recover();
-    EXPECT_NE(take(32), nullptr);
+    EXPECT_NE(take(kUnitsPerSuperslab), nullptr);
     EXPECT_EQ(heap_.find(keep->start), keep);
   }
 }
@@ -238,7 +238,7 @@ TEST_F(SuperslabHeapTest, ThreadsDoNotMeet) {
   });
   EXPECT_TRUE(heap_.is_consistent());
   EXPECT_EQ(heap_.retained_bytes(), dirty_bytes());
-  for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, ~0u);
+  for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, kAllUnits);
 }
 
 }  // namespace

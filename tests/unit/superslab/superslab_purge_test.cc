@@ -10,7 +10,7 @@ using test::Call;
 using SuperslabPurgeTest = SuperslabHeapTest;
 
 TEST_F(SuperslabPurgeTest, StatesAndPurge) {
-  Slab* slab = take(32);
+  Slab* slab = take(kUnitsPerSuperslab);
   Superslab* superslab = slab->superslab;
   EXPECT_EQ(superslab->state(), SuperslabState::Full);
   write_to(slab, 7);
@@ -30,12 +30,12 @@ TEST_F(SuperslabPurgeTest, StatesAndPurge) {
 
 TEST_F(SuperslabPurgeTest, PurgeTakesFreeUnitsOnly) {
   std::vector<Slab*> slabs;
-  for (uint32_t i = 0; i < 32; ++i) slabs.push_back(take(1));
+  for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) slabs.push_back(take(1));
   for (Slab* slab : slabs) write_to(slab, 7);
-  for (uint32_t i = 0; i < 32; i += 2) give(slabs[i]);
-  EXPECT_EQ(heap_.retained_bytes(), 16 * kUnitBytes);
-  EXPECT_EQ(heap_.purge(SIZE_MAX, 0), 16 * kUnitBytes);
-  for (uint32_t i = 0; i < 32; ++i) {
+  for (uint32_t i = 0; i < kUnitsPerSuperslab; i += 2) give(slabs[i]);
+  EXPECT_EQ(heap_.retained_bytes(), kSuperslabBytes / 2);
+  EXPECT_EQ(heap_.purge(SIZE_MAX, 0), kSuperslabBytes / 2);
+  for (uint32_t i = 0; i < kUnitsPerSuperslab; ++i) {
     const char* content = reinterpret_cast<const char*>(slabs[i]->start);
     EXPECT_EQ(content[0] + content[span_bytes(1) - kPageBytes], i % 2 == 0 ? 0 : 14);
   }
@@ -45,7 +45,7 @@ TEST_F(SuperslabPurgeTest, HugePagesForALargerHeapUntilPurgedInPart) {
   if (has(Mitigation::kGuardPages)) GTEST_SKIP() << "guard pages take the place of huge pages";
   std::vector<Slab*> spans;
   for (int i = 0; i < 10; ++i) spans.push_back(take(kUnitsPerSuperslab));
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(spans[i]->superslab->is_huge, i >= 1) << i;  // from 1.5 MiB on
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(spans[i]->superslab->is_huge, i >= 1) << i;  // from 768 KiB on
   Superslab* huge = spans[9]->superslab;
 
   give(spans[9]);
@@ -64,7 +64,7 @@ TEST_F(SuperslabPurgeTest, HugePagesForALargerHeapUntilPurgedInPart) {
 
   give(low);
   heap_.purge(SIZE_MAX, 0);
-  heap_.set_thread_count(11);  // as many slabs more are begun and hardly used
+  heap_.set_thread_count(16);  // as many slabs more are begun and hardly used
   low = take(1);
   EXPECT_EQ(low->superslab, huge);
   EXPECT_FALSE(huge->is_huge);
@@ -79,7 +79,7 @@ TEST_F(SuperslabPurgeTest, HugePagesForALargerHeapUntilPurgedInPart) {
 TEST_F(SuperslabPurgeTest, RetainsNoMoreThanTheHoldBack) {
   std::vector<Slab*> slabs;
   constexpr size_t kHeld = PurgePolicy::kMinHoldBack;
-  for (uint32_t i = 0; i < kHeld / kSuperslabBytes + 8; ++i) slabs.push_back(take(32));
+  for (uint32_t i = 0; i < kHeld / kSuperslabBytes + 8; ++i) slabs.push_back(take(kUnitsPerSuperslab));
   for (Slab* slab : slabs) {
     give(slab);
     EXPECT_LE(heap_.retained_bytes(), kHeld);
@@ -91,7 +91,7 @@ TEST_F(SuperslabPurgeTest, RetainsNoMoreThanTheHoldBack) {
 
 TEST_F(SuperslabPurgeTest, TimeGivesBackWhatIsRetained) {
   std::vector<Slab*> slabs;
-  for (uint32_t i = 0; i < 16; ++i) slabs.push_back(take(32));
+  for (uint32_t i = 0; i < 16; ++i) slabs.push_back(take(kUnitsPerSuperslab));
   for (Slab* slab : slabs) give(slab);
   ASSERT_EQ(heap_.retained_bytes(), 32 * kMiB);
   heap_.decay(0);
@@ -103,26 +103,27 @@ TEST_F(SuperslabPurgeTest, TimeGivesBackWhatIsRetained) {
 
 // Locked pages, for one, cannot be purged: they stay what they were.
 TEST_F(SuperslabPurgeTest, ARefusedPurgeIsNotTakenForAPurge) {
-  Slab* slab = take(32);
+  Slab* slab = take(kUnitsPerSuperslab);
   write_to(slab, 7);
   give(slab);
   kernel_.fail_always(Call::kPurge);
   heap_.purge(SIZE_MAX, 0);
   EXPECT_TRUE(heap_.is_consistent());
-  slab = take(32);
+  slab = take(kUnitsPerSuperslab);
   ASSERT_NE(slab, nullptr);
-  EXPECT_TRUE(!slab->zeroed || reads_as_zero(slab->start, span_bytes(32))) << "calloc would return old content";
+  EXPECT_TRUE(!slab->zeroed || reads_as_zero(slab->start, span_bytes(kUnitsPerSuperslab)))
+      << "calloc would return old content";
   give(slab);
   kernel_.recover();
   heap_.purge(SIZE_MAX, 0);
-  slab = take(32);
-  EXPECT_TRUE(!slab->zeroed || reads_as_zero(slab->start, span_bytes(32)));
+  slab = take(kUnitsPerSuperslab);
+  EXPECT_TRUE(!slab->zeroed || reads_as_zero(slab->start, span_bytes(kUnitsPerSuperslab)));
 }
 
 TEST_F(SuperslabPurgeTest, EmptySuperslabsAreReleasedAndMappedAgain) {
   Slab* keep = take(1);
   std::vector<Slab*> slabs;
-  for (uint32_t i = 0; i < 4; ++i) slabs.push_back(take(32));
+  for (uint32_t i = 0; i < 4; ++i) slabs.push_back(take(kUnitsPerSuperslab));
   for (Slab* slab : slabs) write_to(slab, 7);
   for (Slab* slab : slabs) give(slab);
   size_t reserved = kernel_.reserved_bytes();
@@ -134,16 +135,16 @@ TEST_F(SuperslabPurgeTest, EmptySuperslabsAreReleasedAndMappedAgain) {
   EXPECT_EQ(heap_.find(slabs[0]->start)->owner.load(), owner::kFree);
   // Where the kernel gives the addresses back to others, new ones are taken.
   kernel_.fail_always(Call::kMapAt);
-  Slab* elsewhere = take(32);
+  Slab* elsewhere = take(kUnitsPerSuperslab);
   ASSERT_NE(elsewhere, nullptr);
   EXPECT_GT(elsewhere->start, slabs[3]->start);
   kernel_.recover();
   for (uint32_t i = 0; i < 4; ++i) {
-    Slab* slab = take(32);
+    Slab* slab = take(kUnitsPerSuperslab);
     ASSERT_NE(slab, nullptr);
     EXPECT_LE(slab->start, slabs[3]->start) << "a released superslab was not used";
     EXPECT_TRUE(slab->zeroed);
-    EXPECT_TRUE(reads_as_zero(slab->start, span_bytes(32)));
+    EXPECT_TRUE(reads_as_zero(slab->start, span_bytes(kUnitsPerSuperslab)));
     write_to(slab, 7);
     EXPECT_TRUE(heap_.is_consistent());
   }
@@ -152,10 +153,10 @@ TEST_F(SuperslabPurgeTest, EmptySuperslabsAreReleasedAndMappedAgain) {
 }
 
 TEST_F(SuperslabPurgeTest, TrimmedReservationsAreReplaced) {
-  Slab* first = take(32);
+  Slab* first = take(kUnitsPerSuperslab);
   EXPECT_EQ(heap_.trim_reservations(), 31 * kSuperslabBytes);
   EXPECT_EQ(heap_.trim_reservations(), 0u);
-  Slab* second = take(32);
+  Slab* second = take(kUnitsPerSuperslab);
   ASSERT_NE(second, nullptr);
   EXPECT_EQ(arena_->reservation_count(), 2u);
   write_to(first, 1);

@@ -80,21 +80,21 @@ TEST_F(BinTest, TheLastBlockFreedComesNextWhoeverOwnsItsSlab) {
 
 TEST_F(BinTest, AThreadThatRefillsSendsTheBlocksOfOthersHomeForAWhile) {
   std::vector<void*> blocks;
-  OtherThread owner([&] { blocks = allocate_many(kSentHome + 2, 100); });
-  void* own = allocate(100);
+  OtherThread owner([&] { blocks = allocate_many(kSentHome + 2, 48); });
+  void* own = allocate(48);
   ASSERT_NE(owner_of(own), owner_of(blocks.front()));
-  ClassState& state = thread_state.cache->classes[size_class_of(100)];
+  ClassState& state = thread_state.cache->classes[size_class_of(48)];
   state.to_send_home = -kSentHome;
   for (int32_t i = 0; i < kSentHome; ++i) {
     free(blocks.back());
-    ASSERT_EQ(allocate(100), blocks.back()) << i;
+    ASSERT_EQ(allocate(48), blocks.back()) << i;
   }
-  uint32_t in_bin_before = in_bin(100);
+  uint32_t in_bin_before = in_bin(48);
   for (int32_t i = 0; i < kSentHome; ++i) free(blocks[i]);
-  EXPECT_EQ(in_bin(100), in_bin_before);
+  EXPECT_EQ(in_bin(48), in_bin_before);
   free(blocks[kSentHome]);
   free(own);
-  EXPECT_EQ(in_bin(100), in_bin_before + 2);
+  EXPECT_EQ(in_bin(48), in_bin_before + 2);
   free(blocks[kSentHome + 1]);
   flush_thread_cache();
   owner.run(flush_thread_cache);
@@ -315,7 +315,7 @@ TEST_F(WanderingSlabTest, AdoptedByAThirdThatAllocatesFromIt) {
 // some, of which it still has blocks in its bin.
 TEST_F(BinTest, BlocksOfSlabsThatTheThreadTurnedAwayFrom) {
   constexpr size_t kBytes = 1024;
-  constexpr uint32_t kSlabs = 300, kWatched = 20;
+  constexpr uint32_t kSlabs = 500, kWatched = 20;
   const uint32_t capacity = kClassShapes[size_class_of(kBytes)].capacity;
   OtherThread other(test::start_process);
   std::vector<void*> blocks = allocate_many(size_t{kSlabs} * capacity, kBytes);

@@ -40,18 +40,18 @@ TEST(Reuse, StaysWithinWhatIsLive) {
 // one that finds freed blocks sets that back.
 TEST(Reuse, CarvesNoFurtherThanItHandsOut) {
   test::SampleInterval interval(0);
-  std::vector<void*> blocks{allocate(160)};
+  std::vector<void*> blocks{allocate(96)};
   const Slab* slab = heap.superslabs.find(reinterpret_cast<uintptr_t>(blocks[0]));
   const uint32_t batch = slab->shape().refill_objects;
-  EXPECT_LE(batch * 160u, 4 * kKiB);
+  EXPECT_LE(batch * 96u, 4 * kKiB);
   uint32_t carved = batch, most = batch;
-  while (blocks.size() < 300) {
+  while (blocks.size() < 250) {
     ASSERT_EQ(slab->carved, carved);
     if (blocks.size() == carved) {
       most = std::min(2 * most, 4 * batch);
       carved += std::min(most, std::max(batch, carved / 2));
     }
-    blocks.push_back(allocate(160));
+    blocks.push_back(allocate(96));
     ASSERT_EQ(slab, heap.superslabs.find(reinterpret_cast<uintptr_t>(blocks.back())));
   }
   while (blocks.size() > 1) {
@@ -60,7 +60,7 @@ TEST(Reuse, CarvesNoFurtherThanItHandsOut) {
   }
   flush_thread_cache();
   while (slab->carved == carved) {
-    blocks.push_back(allocate(160));
+    blocks.push_back(allocate(96));
     ASSERT_EQ(slab, heap.superslabs.find(reinterpret_cast<uintptr_t>(blocks.back())));
   }
   EXPECT_EQ(blocks.size(), carved + 1);
