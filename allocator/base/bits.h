@@ -35,17 +35,30 @@ constexpr uint64_t run_starts(uint64_t bits, uint32_t count) {
   return count == length ? bits : bits & (bits >> (count - length));
 }
 
+// Bit 0 and each `step`-th one after it; a power of two up to 64.
+constexpr uint64_t every_bit(uint32_t step) { return ~uint64_t{0} / bit_run(0, step); }
+
 // Length of the longest run of ones.
 constexpr uint32_t longest_run(uint64_t bits) {
-  uint32_t length = 0;
-  while (bits != 0) {
-    bits &= bits << 1;
-    ++length;
+  if (bits == 0) return 0;
+  if (bits == ~uint64_t{0}) return 64;
+  // Doubling as above for as long as there are such runs, and then longer by the largest halves that there are.
+  uint64_t starts[6]{bits};  // of runs of 1, 2, 4, ..., 32
+  uint32_t level = 0;
+  while (uint64_t longer = starts[level] & (starts[level] >> (1u << level))) starts[++level] = longer;
+  uint64_t longest = starts[level];
+  uint32_t length = 1u << level;
+  while (level-- > 0) {
+    uint64_t longer = longest & (starts[level] >> length);
+    if (longer == 0) continue;
+    longest = longer;
+    length += 1u << level;
   }
   return length;
 }
 
 static_assert(run_starts(0b1110111, 3) == 0b0010001);
+static_assert(every_bit(1) == ~uint64_t{0} && every_bit(4) == 0x1111111111111111 && every_bit(64) == 1);
 static_assert(longest_run(0b1110111) == 3 && longest_run(~uint64_t{0}) == 64);
 static_assert(bit_run(0, 64) == ~uint64_t{0} && bit_run(4, 2) == 0x30);
 

@@ -23,9 +23,9 @@ struct Heap {
 
   // superslab_refill and the huge allocation, which when there is no memory
   // try once more after giving back all addresses that hold nothing.
-  Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard) {
-    Slab* slab = superslabs.take_span(units, state, size_class, shard);
-    if (slab == nullptr && reclaim_addresses(shard)) slab = superslabs.take_span(units, state, size_class, shard);
+  Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard, uint32_t step = 1) {
+    Slab* slab = superslabs.take_span(units, state, size_class, shard, step);
+    if (slab == nullptr && reclaim_addresses(shard)) slab = superslabs.take_span(units, state, size_class, shard, step);
     return slab;
   }
   HugeHeap<SystemMemory>::Allocation allocate_huge(size_t bytes, size_t alignment, uint32_t shard) {

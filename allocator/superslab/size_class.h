@@ -23,6 +23,7 @@ inline constexpr uint32_t kLinearClasses = 16;        // 16, 32, ..., 256
 inline constexpr size_t kMaxClassBytes = 256 * kKiB;  // the largest object of a slab
 inline constexpr size_t kMaxTableBytes = 1024;        // sizes whose class the thread cache has in a table
 inline constexpr size_t kMaxLargeBytes = 1 * kMiB;    // a run of units of its own; above it: huge
+inline constexpr size_t kMaxLargeAlignment = 64 * kKiB;
 
 // At the end of each slab and large allocation.
 inline constexpr size_t kGuardBytes = has(Mitigation::kGuardPages) ? kPageBytes : 0;
@@ -79,12 +80,14 @@ inline constexpr uint32_t kRefillDoublings = HAKMEM_REFILL_DOUBLINGS;  // of bot
 constexpr ClassShape make_shape(uint32_t size_class) {
   size_t bytes = class_bytes(size_class);
   // The smallest span of which at most a twelfth is left over. Small spans: what
-  // a thread keeps of a class that it seldom uses is one slab. Of the large
-  // classes it is a slab of one to six blocks, with at most an eighth left over.
-  bool is_large = bytes > kUnitBytes / 2;
+  // a thread keeps of a class that it seldom uses is one slab. Of blocks above 32 KiB
+  // it is a slab of one to four, with at most an eighth left over; up to there a thread alone
+  // keeps no slabs that it has used up, so these need some blocks.
+  bool is_large = bytes > 32 * kKiB;
   size_t fewest = is_large ? 1 : 4;
   size_t parts = is_large || kGuardBytes != 0 ? 8 : 12;
-  uint32_t units = 1;
+  // A guard page would be an eighth of one unit; but of the smallest blocks two have more than a free map has bits.
+  uint32_t units = kGuardBytes != 0 && bytes > kBlockAlignment ? 2 : 1;
   auto rest_of = [bytes](uint32_t n) { return kGuardBytes + span_bytes(n) % bytes; };
   while (span_bytes(units) / bytes < fewest || rest_of(units) * parts > units * kUnitBytes) ++units;
   size_t span = span_bytes(units);

@@ -37,6 +37,11 @@ struct Bin;  // thread_cache/bin.h
 
 // One bit for each block of a unit of the smallest class.
 inline constexpr uint32_t kFreeMapWords = kUnitBytes / kBlockAlignment / 64;
+static_assert([] {
+  for (const ClassShape& shape : kClassShapes)
+    if (shape.capacity > kFreeMapWords * 64) return false;
+  return true;
+}());
 
 struct alignas(64) Slab {
   // -- the line that every free reads; written as the slab changes hands or state, or is carved ---

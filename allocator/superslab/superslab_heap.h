@@ -29,10 +29,11 @@ class SuperslabHeap {
 
   // superslab_refill: a span of `units` (1 to kUnitsPerSuperslab), its first record set up with `state` and
   // `size_class` and not yet owned. Null when the kernel gives no memory. Any thread. `shard` is where it is counted.
-  Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard) {
+  // It starts at a multiple of `step` units, a power of two, and `units` and `step` are not more than a superslab has.
+  Slab* take_span(uint32_t units, SlabState state, uint32_t size_class, uint32_t shard, uint32_t step = 1) {
     metrics::StepTimer timer(shard);
     lock_.lock();
-    Superslab* superslab = bins_.find_superslab(units);
+    Superslab* superslab = bins_.find_superslab(units + step - 1);
     timer.finish(metrics::RefillStep::Scan);
     bool is_mapped = superslab != nullptr;
     if (superslab == nullptr) {
@@ -43,15 +44,14 @@ class SuperslabHeap {
         return nullptr;
       }
     }
-    Slab* slab = cut_span(superslab, units, state, size_class);
+    Slab* slab = cut_span(superslab, units, state, size_class, step);
     lock_.unlock();
     timer.finish(metrics::RefillStep::Metadata);
     HAKMEM_PROBE3(0, hakmem, superslab_refill, slab->start, units * kUnitBytes, !is_mapped);
     return slab;
   }
 
-  // Lengthens a span that the caller has to `units`, more than it has, where it
-  // stands. False when what follows it is not free. Any thread.
+  // Lengthens the caller's span to `units`, more than it has. False when what follows it is not free. Any thread.
   bool extend_span(Slab* slab, uint32_t units) {
     LockGuard guard(lock_);
     Superslab* superslab = slab->superslab;
@@ -68,16 +68,14 @@ class SuperslabHeap {
     return true;
   }
 
-  // Maps the first superslab, so that what other threads read without a lock
-  // (slab_map) is written before any of them starts. Without memory it does
-  // nothing; the first take_span() tries again.
+  // Maps the first superslab, so that what other threads read without a lock (slab_map) is written before
+  // any of them starts. Without memory it does nothing; the first take_span() tries again.
   void prime() {
     LockGuard guard(lock_);
     if (slab_map_units == 0) map_superslab();
   }
 
-  // Takes back a span that holds no live block and that no thread can reach any
-  // more. Any thread. May purge, at most kMaxPurgeBytes.
+  // Takes back a span without a live block that no thread can reach any more. Any thread. May purge kMaxPurgeBytes.
   void give_span(Slab* slab, uint32_t shard) {
     slab->carve_time.observe(shard);
     lock_.lock();
@@ -286,10 +284,12 @@ class SuperslabHeap {
     }
   }
 
-  Slab* cut_span(Superslab* superslab, uint32_t units, SlabState state, uint32_t size_class) HAKMEM_REQUIRES(lock_) {
+  Slab* cut_span(Superslab* superslab, uint32_t units, SlabState state, uint32_t size_class, uint32_t step)
+      HAKMEM_REQUIRES(lock_) {
+    uint64_t steps = every_bit(step);  // superslabs are aligned
     // Units that still hold pages first: they cost no page fault.
-    uint64_t starts = run_starts(superslab->dirty, units);
-    if (starts == 0) starts = run_starts(superslab->free, units);
+    uint64_t starts = run_starts(superslab->dirty, units) & steps;
+    if (starts == 0) starts = run_starts(superslab->free, units) & steps;
     uint32_t first = static_cast<uint32_t>(__builtin_ctzll(starts));
     if (superslab->state() == SuperslabState::Purged) allow_huge_page(superslab, huge_pages_.is_dense(used_bytes_));
     size_t dirty_bytes = take_units(superslab, bit_run(first, units));

@@ -15,7 +15,7 @@ namespace hakmem {
 class SuperslabMaps {
  public:
   // Each unit has two maps, and slabs of at most so many blocks use the one that takes a cache line: the maps of
-  // all of a superslab then stand on a page or two, and not each eight on a page.
+  // all of a superslab then stand on a page or two, and not each sixteen on a page.
   static constexpr uint32_t kFewBlocks = 512;
 
   // The map of a slab of so many blocks that begins at the unit. All of it is clear, as is that of every unit which is
@@ -35,14 +35,14 @@ class SuperslabMaps {
   }
 
  private:
-  // The small maps of all units, their large ones, and the states. Of these the first 256 of each unit come first,
-  // then the next 256 of each, and so on: most slabs have no more.
+  // The small maps of all units, their large ones, and the states. Of these the first 128 of each unit come first,
+  // then the next 128 of each, and so on: slabs of blocks of 256 bytes and more have no more.
   static constexpr size_t kSmallBytes = kFewBlocks / 8;
   static constexpr size_t kLargeBytes = kFreeMapWords * sizeof(uint64_t);
   static constexpr size_t kLargeMapsAt = kUnitsPerSuperslab * kSmallBytes;
   static constexpr size_t kStatesAt = kLargeMapsAt + kUnitsPerSuperslab * kLargeBytes;
   static constexpr size_t kStatesPerUnit = has(Mitigation::kBlockStates) ? kUnitBytes / kBlockAlignment : 0;
-  static constexpr size_t kStatesInTurn = 256;
+  static constexpr size_t kStatesInTurn = 128;
 
   static std::atomic_ref<uint8_t> state(const Slab* slab, uint64_t index) {
     uint64_t unit = slab->start / kUnitBytes % kUnitsPerSuperslab;  // superslabs are aligned

@@ -52,13 +52,16 @@ class SuperslabRecords {
  private:
   // So many stand next to each other, as who looks at all superslabs looks at their records alone. Of the
   // first few each stands before its maps, in one page with the start of them: in a small process no
-  // page is used more. A chunk of metadata holds one or four batches, and little else.
-  static constexpr uint32_t kBatch = has(Mitigation::kBlockStates) ? 14 : 28;
+  // page is used more. A chunk of metadata is made for one batch, a later one for four, and holds little else.
+  static constexpr uint32_t kBatch = has(Mitigation::kBlockStates) ? 13 : 25;
+  static constexpr size_t kBatchChunkBytes = has(Mitigation::kBlockStates) ? 2 * kMiB : 512 * kKiB;
+  static constexpr size_t kRecordBytes = sizeof(Superslab) + SuperslabMaps::kBytes;
+  static_assert(kBatch * kRecordBytes <= kBatchChunkBytes && (kBatch + 1) * kRecordBytes > kBatchChunkBytes);
   static_assert(SuperslabMaps::kBytes % alignof(Superslab) == 0 &&
-                kBatch * (sizeof(Superslab) + SuperslabMaps::kBytes) / alignof(Superslab) <= UINT16_MAX);
+                kBatch * kRecordBytes / alignof(Superslab) <= UINT16_MAX);
 
   bool add(PageArena<Memory>& arena, uint32_t count) {
-    void* memory = arena.allocate_metadata(count * (sizeof(Superslab) + SuperslabMaps::kBytes));
+    void* memory = arena.allocate_metadata(count * kRecordBytes);
     if (memory == nullptr) return false;
     spare_ = static_cast<Superslab*>(memory);
     spare_count_ = batch_ = count;

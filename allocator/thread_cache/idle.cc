@@ -21,7 +21,7 @@ namespace {
 // slab counts as some; the next ones do the rest. What a class has more slabs is left to later looks.
 constexpr uint32_t kEnoughReturned = 512;
 constexpr uint32_t kBlocksOfSlab = 32;
-constexpr uint32_t kMaxReturnedSlabs = 4;  // of each list
+constexpr uint32_t kMaxReturnedSlabs = 8;  // of each list
 
 // What a slab that goes is worth: what others have freed into it is collected then.
 uint32_t blocks_of(const Slab* slab) {

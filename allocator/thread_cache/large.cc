@@ -23,8 +23,9 @@ constexpr auto kCoarseTable = [] {
 // More than a process can have; refused before anything is given back for it.
 constexpr size_t kMaxAddressBytes = size_t{1} << 47;
 
-LargeAllocation allocate_units(size_t bytes, uint32_t shard) {
-  Slab* slab = heap.take_span(span_units(bytes), SlabState::Large, metrics::kLargeClass, shard);
+LargeAllocation allocate_units(size_t bytes, size_t alignment, uint32_t shard) {
+  uint32_t step = alignment <= kUnitBytes ? 1 : static_cast<uint32_t>(alignment / kUnitBytes);
+  Slab* slab = heap.take_span(span_units(bytes), SlabState::Large, metrics::kLargeClass, shard, step);
   if (slab == nullptr) return {nullptr, false};
   slab->requested_bytes = bytes;
   slab->owner.store(owner::kLarge, std::memory_order_release);
@@ -33,10 +34,10 @@ LargeAllocation allocate_units(size_t bytes, uint32_t shard) {
 }
 
 LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment) {
-  bool is_large = bytes <= kMaxLargeBytes && alignment <= kUnitBytes;
+  bool is_large = bytes <= kMaxLargeBytes && alignment <= kMaxLargeAlignment;
   LargeAllocation result{nullptr, false};
   if (is_large) {
-    result = allocate_units(bytes, cache->shard);
+    result = allocate_units(bytes, alignment, cache->shard);
   } else if (bytes <= kMaxAddressBytes && alignment <= kMaxAddressBytes) {
     heap.decay(cache->shard);
     auto [address, zeroed] = heap.allocate_huge(bytes, alignment, cache->shard);

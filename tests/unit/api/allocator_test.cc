@@ -235,6 +235,36 @@ TEST(Allocator, AlignmentsUpToManyMiB) {
   test::expect_books_balance({});
 }
 
+TEST(Allocator, AlignmentOf64KiBTakesNoMappingOfItsOwn) {
+  uint64_t huge = heap_totals().huge_allocations;
+  std::vector<void*> blocks;
+  for (int round = 0; round < 3; ++round) {
+    for (size_t bytes : {size_t{0}, size_t{1}, size_t{100}, size_t{5000}, size_t{65536}, size_t{70000}, kMaxLargeBytes})
+      for (int i = 0; i < 20; ++i) {
+        void* block = allocate_aligned(64 * kKiB, bytes);
+        ASSERT_NE(block, nullptr);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(block) % (64 * kKiB), 0u) << bytes;
+        EXPECT_GE(usable_bytes(block), bytes);
+        test::fill(static_cast<unsigned char*>(block), bytes, static_cast<uint32_t>(blocks.size()));
+        blocks.push_back(block);
+        if (i % 3 == 0) {
+          size_t last = blocks.size() - 1;
+          blocks[last] = reallocate(block, 2 * bytes + 1);
+          EXPECT_TRUE(test::has_content(static_cast<unsigned char*>(blocks[last]), bytes, bytes, last)) << bytes;
+        }
+      }
+    std::vector<void*> sorted = blocks;
+    std::sort(sorted.begin(), sorted.end());
+    EXPECT_EQ(std::unique(sorted.begin(), sorted.end()), sorted.end());
+    for (void* block : blocks) free(block);
+    blocks.clear();
+  }
+  void* block = allocate_aligned(64 * kKiB, kMaxLargeBytes);
+  EXPECT_EQ(heap_totals().huge_allocations, huge);
+  free(block);
+  test::expect_books_balance({});
+}
+
 // Whichever way the request goes, the block is of the class that wastes least.
 TEST(Allocator, AlignedBlocksWasteNothing) {
   for (size_t alignment = 1; alignment <= 4096; alignment *= 2)

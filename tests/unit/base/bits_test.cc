@@ -40,6 +40,11 @@ TEST(Bits, BitRun) {
     }
 }
 
+TEST(Bits, EveryBit) {
+  for (uint32_t step = 1; step <= 64; step *= 2)
+    for (uint32_t bit = 0; bit < 64; ++bit) EXPECT_EQ(every_bit(step) >> bit & 1, bit % step == 0);
+}
+
 uint64_t slow_run_starts(uint64_t bits, uint32_t count) {
   uint64_t starts = 0;
   for (uint32_t first = 0; first + count <= 64; ++first)
@@ -65,6 +70,7 @@ TEST(Bits, RunsAgreeWithASlowSearch) {
     if (round % 3 == 2) bits &= random();
     if (round == 0) bits = ~uint64_t{0};
     if (round == 1) bits = 0;
+    if (round % 8 == 3) bits = ~(uint64_t{1} << random() % 64 | uint64_t{1} << random() % 64);
     ASSERT_EQ(longest_run(bits), slow_longest_run(bits)) << std::hex << bits;
     for (uint32_t count = 1; count <= 64; ++count)
       ASSERT_EQ(run_starts(bits, count), slow_run_starts(bits, count)) << std::hex << bits << " " << count;

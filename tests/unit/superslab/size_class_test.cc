@@ -45,10 +45,10 @@ TEST(SizeClass, ShapesWasteLittle) {
     EXPECT_LE(size_t{shape.capacity} * shape.block_bytes, span_bytes(shape.units));
     size_t rest = span_bytes(shape.units) - size_t{shape.capacity} * shape.block_bytes;
     EXPECT_LT(rest, shape.block_bytes);
-    bool is_tight = kGuardBytes == 0 && shape.block_bytes <= kUnitBytes / 2;
+    bool is_tight = kGuardBytes == 0 && shape.block_bytes <= 32 * kKiB;
     EXPECT_LE((rest + kGuardBytes) * (is_tight ? 12 : 8), span) << shape.block_bytes;
-    EXPECT_LE(shape.units, kGuardBytes == 0 ? 8u : 13u) << "a slab that a class seldom needs is small";
-    EXPECT_GE(shape.capacity, shape.block_bytes <= kUnitBytes / 2 ? 4u : 1u);
+    EXPECT_LE(span, (kGuardBytes == 0 ? 256 : 416) * kKiB) << "a slab that a class seldom needs is small";
+    EXPECT_GE(shape.capacity, shape.block_bytes <= 32 * kKiB ? 4u : 1u);
     EXPECT_GE(shape.refill_objects, 1u);
     EXPECT_LE(shape.refill_objects, kRefillObjects);
     EXPECT_TRUE(shape.refill_objects == 1 || size_t{shape.refill_objects} * shape.block_bytes <= kRefillBytes);

@@ -189,7 +189,7 @@ TEST_F(SlabTest, NoBlockOfAnotherSlabIsTaken) {
   fill(slab_.shape().capacity, 0);
   auto* far = reinterpret_cast<Block*>(slab_.start + (uintptr_t{1} << 40));
   for (uintptr_t units = 1; units < 5000; units = units * 3 / 2 + 1) {
-    auto* after = reinterpret_cast<Block*>(slab_.start + units * kUnitBytes);
+    auto* after = reinterpret_cast<Block*>(slab_.start + (slab_.shape().units - 1 + units) * kUnitBytes);
     auto* before = reinterpret_cast<Block*>(slab_.start - units * kUnitBytes);
     for (Block* other : {after, before, far}) EXPECT_FALSE(slab_.try_put_free(other, slab_.shape())) << units;
   }

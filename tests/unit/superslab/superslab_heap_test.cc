@@ -39,6 +39,29 @@ TEST_F(SuperslabHeapTest, SpansOfAllSizes) {
   }
 }
 
+TEST_F(SuperslabHeapTest, SpansThatStartAtMultiples) {
+  Slab* first = take(1);
+  std::vector<Slab*> slabs;
+  for (uint32_t step = 1; step <= kUnitsPerSuperslab; step *= 2)
+    for (uint32_t units = 1; units + step - 1 <= kUnitsPerSuperslab; units += 5) {
+      Slab* slab = heap_.take_span(units, SlabState::Large, metrics::kLargeClass, 0, step);
+      ASSERT_NE(slab, nullptr);
+      EXPECT_EQ(slab->units, units);
+      EXPECT_EQ(slab->start % (step * kUnitBytes), 0u) << units << " " << step;
+      slabs.push_back(slab);
+      if (units % 2 == 0) continue;
+      give(slab);  // the next one may stand there, in what holds pages
+      slabs.pop_back();
+    }
+  for (Slab* slab : slabs)
+    for (uintptr_t unit = 0; unit < slab->units; ++unit) ASSERT_EQ(heap_.find(slab->start + unit * kUnitBytes), slab);
+  ASSERT_TRUE(heap_.is_consistent());
+  for (Slab* slab : slabs) give(slab);
+  give(first);
+  ASSERT_TRUE(heap_.is_consistent());
+  for (Superslab* superslab : superslabs()) EXPECT_EQ(superslab->free, kAllUnits);
+}
+
 TEST_F(SuperslabHeapTest, ASpanGrowsIntoWhatIsFreeBehindIt) {
   Slab* first = take(5);
   Slab* second = take(3);
