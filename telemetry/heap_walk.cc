@@ -38,7 +38,7 @@ struct RestingSlab {
   uint8_t units;
 };
 
-struct KnownSuperslab {
+struct alignas(64) KnownSuperslab {
   uintptr_t address;  // 0: never asked
   // As it was asked.
   uint64_t free_units;
@@ -52,7 +52,7 @@ struct KnownSuperslab {
   uint8_t rest_count;   // slabs in the sum
   bool is_due;          // more was carved since it was asked
 };
-static_assert(sizeof(KnownSuperslab) <= 128);
+static_assert(sizeof(KnownSuperslab) == 128);
 // Looks in which nothing was marked, see SuperslabView::changed_in.
 constexpr uint16_t kLooksAtRest = 2;
 

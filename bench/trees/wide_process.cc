@@ -1,11 +1,13 @@
 // One process with many threads and many slabs, for measuring its scrapes:
 //   bench_wide_process THREADS GIBIBYTES
-// The threads hold blocks of several classes each; the slabs hold blocks of
-// 64 KiB of which a part is touched. Huge pages are off: so this needs little memory,
+// The threads hold blocks of several classes each; the slabs are the smallest that there are, of 32 KiB, and hold
+// four blocks of 8 KiB, of the first of which a page is resident. Huge pages are off: so this needs little memory,
 // and small pages are what a scrape takes longest for.
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -14,7 +16,8 @@
 
 namespace {
 
-constexpr size_t kBlockBytes = 60000;
+constexpr size_t kBlockBytes = 8 << 10;
+constexpr size_t kSlabBytes = 32 << 10;
 constexpr size_t kStackBytes = 64 << 10;
 
 std::atomic<size_t> started{0};
@@ -36,7 +39,11 @@ int main(int count, char** arguments) {
   size_t threads = strtoul(arguments[1], nullptr, 10);
   size_t bytes = strtoul(arguments[2], nullptr, 10) << 30;
   std::vector<void*> blocks;
-  for (size_t held = 0; held < bytes; held += kBlockBytes) blocks.push_back(malloc(kBlockBytes));
+  for (size_t held = 0; held < bytes; held += kBlockBytes) {
+    blocks.push_back(malloc(kBlockBytes));
+    auto address = reinterpret_cast<uintptr_t>(blocks.back());
+    if (address % kBlockBytes == 0 && address % kSlabBytes != 0) madvise(blocks.back(), kBlockBytes, MADV_DONTNEED);
+  }
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, kStackBytes);
