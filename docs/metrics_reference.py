@@ -101,8 +101,8 @@ Residency of hakmem's memory is asked by `mincore`, that of everything else by `
 that where a filter of system calls is installed, which may lack `mincore`, as systemd's `@system-service` does. No part is a
 difference from the total. Both are read within the same walk but not at one instant: a program that allocates
 meanwhile leaves a small unexplained rest of either sign. Of the superslabs those are asked again whose units
-changed hands or that had blocks carved since the last walk, and 512 MiB of the others in turn: pages that a program
-touches long after it allocated them, or that the kernel swaps out, show after twice as many walks as the heap has GiB
+changed hands or that had blocks carved since the last walk, and 256 MiB of the others in turn: pages that a program
+touches long after it allocated them, or that the kernel swaps out, show after four times as many walks as the heap has GiB
 at the latest. In a process without an endpoint the kernel's part is left out where it costs more than a
 millisecond; `outside`, the total and the rest then have no series.
 

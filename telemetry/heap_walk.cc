@@ -17,7 +17,7 @@ constexpr size_t kSuperslabBytes = 2 << 20;
 // may have many. So what was found is kept, and asked again where units were taken or
 // given back or blocks carved since; of the others, whose pages the program or
 // the kernel may still have changed, so many in each walk, in turn.
-constexpr uint64_t kAskedInTurn = 256;
+constexpr uint64_t kAskedInTurn = 128;
 // The most that are asked as they changed: 8 GiB.
 constexpr uint64_t kMaxAskedAsChanged = 4096;
 // Neighbours that one call asks about.
