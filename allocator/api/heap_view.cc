@@ -151,7 +151,7 @@ HAKMEM_READS_RACILY void visit_threads(void (*visit)(void*, const metrics::Threa
   for (ThreadCache* cache = first_registered_cache(); cache != nullptr; cache = cache->next_registered) {
     if (cache->next_registered != nullptr) fetch_ahead(cache->next_registered);
     ThreadCache::Use use = cache->use.load(std::memory_order_relaxed);
-    if (use != ThreadCache::Use::kThread && use != ThreadCache::Use::kLate) continue;
+    if (use == ThreadCache::Use::kFree || use == ThreadCache::Use::kOrphan) continue;
     metrics::ThreadCacheView view = view_of(*cache);
     view.is_thread = use == ThreadCache::Use::kThread;
     visit(argument, view);

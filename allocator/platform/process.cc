@@ -1,7 +1,9 @@
 #include "allocator/platform/process.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 
 // The C++ runtime's and libc's own static part call the second; it and the
@@ -56,6 +58,13 @@ void set_thread_exit(void (*at_exit)()) {
 
 void watch_thread_exit() {
   if (has_exit_key) hakmem_setspecific(exit_key, reinterpret_cast<void*>(uintptr_t{1}));
+}
+
+int current_processor() {
+  int saved_errno = errno;
+  int processor = sched_getcpu();
+  errno = saved_errno;
+  return processor;
 }
 
 void register_fork_handlers(void (*prepare)(), void (*parent)(), void (*child)()) {

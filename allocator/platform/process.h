@@ -12,6 +12,9 @@ void set_thread_exit(void (*at_exit)());
 // but for a process with dozens of keys, does not allocate.
 void watch_thread_exit();
 
+// A number of the processor that the caller runs on, now; negative where it cannot be known. Keeps errno.
+int current_processor();
+
 // As pthread_atfork, without its symbol version.
 void register_fork_handlers(void (*prepare)(), void (*parent)(), void (*child)());
 

@@ -97,9 +97,9 @@ inline void put_into_bin(ThreadCache* cache, Slab* slab, Block* block) {
 // What is no block of the class, or has come back already, is a misuse of the past.
 void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count);
 
-// Says what is no block in the bins of the thread, the caller's, and in the pool if
-// there is no other thread.
-HAKMEM_COLD void check_bins(const ThreadCache* cache);
+// Says what is no block in the bins of the thread, the caller's, and, if there is no other
+// thread, in the pool and in what ended threads left.
+HAKMEM_COLD void check_bins(const ThreadCache* own);
 
 // The same for a slab that somebody else owns, or nobody; `owner_word` is what it said.
 void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word);
@@ -146,6 +146,22 @@ bool abandon(ThreadCache* cache, Slab* slab);
 
 // In the child of a fork, later: gives the slabs of the parent's other threads to the pool.
 void adopt_orphans(ThreadCache* cache);
+
+// Empties the bins of a cache and gives its slabs up. The caller's, or one that no thread uses.
+void flush(ThreadCache* cache);
+
+// -- caches of ended threads, see parked.cc --------------------------------------------------------
+
+// Leaves the cache of a thread that ends as it is; false where enough are. By the thread.
+bool park(ThreadCache* cache) HAKMEM_REQUIRES(registry_lock);
+
+// For a thread that starts; null when none is parked.
+ThreadCache* take_parked() HAKMEM_REQUIRES(registry_lock);
+
+// Flushes the one that was parked longest, those that were parked more than a second ago, or all. Whether there
+// was any. Where no bin, slab or list of the caller's is half changed; `own` is the caller's cache.
+enum class Parked : uint8_t { kOldest, kIdle, kAll };
+HAKMEM_COLD bool release_parked(const ThreadCache* own, Parked which);
 
 // Whether this is the cache of ended threads.
 bool is_late(const ThreadCache* cache);

@@ -145,6 +145,7 @@ void after_fork_in_child() {
 }
 
 ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
+  if (ThreadCache* cache = take_parked(); cache != nullptr) return cache;
   for (ThreadCache* cache = registered_caches.load(std::memory_order_relaxed); cache != nullptr;
        cache = cache->next_registered)
     if (cache->use.load(std::memory_order_relaxed) == ThreadCache::Use::kFree) {
@@ -182,6 +183,8 @@ void let_go_of_all(ThreadCache* cache, SlabList& slabs) {
   }
 }
 
+}  // namespace
+
 void flush(ThreadCache* cache) {
   if constexpr (has(Mitigation::kDelayedReuse)) flush_quarantine(cache);
   flush_bins(cache);
@@ -199,6 +202,8 @@ void flush(ThreadCache* cache) {
   }
 }
 
+namespace {
+
 void end_thread() {
   if (thread_state.phase != ThreadPhase::kRunning) return;
   int saved_errno = errno;
@@ -207,11 +212,16 @@ void end_thread() {
   // What still comes, libc's own last frees and destructors that asked for even
   // more rounds, finds an ended thread and uses the late cache.
   thread_state = {const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kExited};
-  flush(cache);
   // The next thread with this cache takes it under the lock, and sees it as it was left.
-  LockGuard guard(registry_lock);
-  cache->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
+  registry_lock.lock();
+  if (!park(cache)) {
+    registry_lock.unlock();
+    flush(cache);
+    registry_lock.lock();
+    cache->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
+  }
   set_threads_running(threads_running.load(std::memory_order_relaxed) - 1);
+  registry_lock.unlock();
   errno = saved_errno;
 }
 
@@ -311,6 +321,7 @@ ThreadCache* start_thread() {
 void flush_thread_cache() {
   if (thread_state.phase != ThreadPhase::kRunning) return;
   flush(thread_state.cache);
+  release_parked(thread_state.cache, Parked::kAll);
   drain_pool(thread_state.cache, Drain::kAll);
 }
 

@@ -9,7 +9,8 @@
 namespace hakmem {
 
 // All caches ever made, through ThreadCache::next_registered; those in use have
-// Use::kThread, that of ended threads Use::kLate. Grows at the front under the registry's lock; never shrinks.
+// Use::kThread, those that ended threads left Use::kParked, the one that serves what these still do
+// Use::kLate. Grows at the front under the registry's lock; never shrinks.
 extern std::atomic<ThreadCache*> registered_caches;
 
 // The first of them. Any thread.

@@ -139,7 +139,9 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     slab = woken_sleeper(state);
   state.least_available = std::min(state.least_available, state.available_count);
   if (slab == nullptr) {
-    slab = heap.pool.take(size_class, cache->tag());
+    do {
+      slab = heap.pool.take(size_class, cache->tag());
+    } while (slab == nullptr && release_parked(cache, Parked::kOldest));
     if (slab != nullptr) {
       ++state.taken;
       if (!is_shared(size_class)) cache->counters.count<metrics::Metric::kSlabAdoptions>();
@@ -209,7 +211,10 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
     if (is_kept || !abandon(cache, exhausted)) place(cache, exhausted);
   }
   heap.decay(cache->shard);
-  if (heap.is_drain_due()) drain_pool(cache, Drain::kIdle);
+  if (heap.is_drain_due()) {
+    drain_pool(cache, Drain::kIdle);
+    release_parked(cache, Parked::kIdle);
+  }
   NextSlab next = next_slab(cache, state, size_class);
   if (next.slab == nullptr) return {0, next.source};
   state.current = next.slab;

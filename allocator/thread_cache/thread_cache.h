@@ -103,7 +103,7 @@ struct alignas(64) ThreadCache {
   BinTable bin_table = make_bin_table();
 
   // -- cold -----------------------------------------------------------------
-  enum class Use : uint8_t { kFree, kThread, kOrphan, kLate };
+  enum class Use : uint8_t { kFree, kThread, kOrphan, kLate, kParked };
   std::atomic<Use> use{Use::kFree};  // under the lock of the registry
   uint32_t shard = 0;                // the thread's number among counting threads, see metrics::shard_of()
   Block** slots;                     // of the bins
@@ -118,6 +118,8 @@ struct alignas(64) ThreadCache {
   [[no_unique_address]] metrics::ThreadCounters<kBuild.stats> counters;
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
 
+  ThreadCache* next_parked = nullptr;      // while it is parked; under the lock of the registry
+  int parked_on = 0;                       // the processor; the same
   ThreadCache* next_registered = nullptr;  // in the registry of all caches; written under its lock
   [[no_unique_address]] Quarantine<has(Mitigation::kDelayedReuse)> quarantine{};  // of what it freed lately
 

@@ -270,9 +270,15 @@ bool run_command(const char* verb, size_t a, size_t b, size_t c) {
   } else if (strcmp(verb, "keep") == 0) {
     keep_few(slots[a], b);
   } else if (strcmp(verb, "thread_free") == 0) {
-    in_thread([a, b] { free_slot(slots[a], b); });
+    in_thread([a, b] {
+      free_slot(slots[a], b);
+      malloc_trim(0);  // or the next thread would find it all in its cache
+    });
   } else if (strcmp(verb, "thread_alloc") == 0) {
-    in_thread([a, b, c] { allocate(slots[a], b, c); });
+    in_thread([a, b, c] {
+      allocate(slots[a], b, c);
+      malloc_trim(0);  // the same
+    });
   } else if (strcmp(verb, "realloc") == 0) {
     slots[a].pointers[0] = realloc(slots[a].pointers[0], b);
   } else if (strcmp(verb, "hold_threads") == 0) {

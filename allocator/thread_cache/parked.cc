@@ -1,0 +1,78 @@
+// Parked caches: those of threads that ended, as they left them, for threads that start.
+//
+// In a program whose threads come and go, one for each connection or request, one thread goes on with the blocks of
+// another. If each gave its blocks and slabs to all at its end, those of threads on two processors would mix, and the
+// processors wait for each other's cache lines. So a few caches stay as they are, and a thread that starts takes the
+// one that was parked last on the processor where it runs (docs/measurements.md, Threads that come and go).
+//
+// What a parked cache holds serves nobody meanwhile. So whoever needs a new slab has the cache that was parked longest
+// emptied first, and once a second those go that no thread took.
+#include "allocator/platform/process.h"
+#include "allocator/thread_cache/internal.h"
+
+namespace hakmem {
+namespace {
+
+constexpr uint32_t kMaxParked = 8;
+constexpr uint32_t kIdleSeconds = 2;  // more than one has gone by then
+
+// Through ThreadCache::next_parked, the newest first.
+constinit ThreadCache* parked_caches HAKMEM_GUARDED_BY(registry_lock) = nullptr;
+constinit std::atomic<uint32_t> parked_count{0};  // written under registry_lock
+
+ThreadCache* take_out(ThreadCache** link) HAKMEM_REQUIRES(registry_lock) {
+  ThreadCache* cache = *link;
+  *link = cache->next_parked;
+  parked_count.store(parked_count.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+  // To a forked child it is a thread's that is not there.
+  cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
+  return cache;
+}
+
+// The one that was parked longest, if it is to go; else null.
+ThreadCache* take_oldest(Parked which) {
+  LockGuard guard(registry_lock);
+  if (parked_caches == nullptr) return nullptr;
+  ThreadCache** link = &parked_caches;
+  while ((*link)->next_parked != nullptr) link = &(*link)->next_parked;
+  if (which == Parked::kIdle && heap.age() - (*link)->age < kIdleSeconds) return nullptr;
+  return take_out(link);
+}
+
+}  // namespace
+
+bool park(ThreadCache* cache) {
+  uint32_t count = parked_count.load(std::memory_order_relaxed);
+  if (count == kMaxParked) return false;
+  cache->age = heap.age();
+  cache->parked_on = current_processor();
+  cache->next_parked = parked_caches;
+  cache->use.store(ThreadCache::Use::kParked, std::memory_order_relaxed);
+  parked_caches = cache;
+  parked_count.store(count + 1, std::memory_order_relaxed);
+  return true;
+}
+
+ThreadCache* take_parked() {
+  if (parked_caches == nullptr) return nullptr;
+  int processor = current_processor();
+  for (ThreadCache** link = &parked_caches; *link != nullptr; link = &(*link)->next_parked)
+    if ((*link)->parked_on == processor) return take_out(link);
+  return take_out(&parked_caches);
+}
+
+bool release_parked(const ThreadCache* own, Parked which) {
+  if (parked_count.load(std::memory_order_relaxed) == 0 || is_late(own)) return false;
+  bool is_any = false;
+  while (ThreadCache* cache = take_oldest(which)) {
+    is_any = true;
+    cache->counters.follow_sink(cache->shard);
+    flush(cache);
+    LockGuard guard(registry_lock);
+    cache->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
+    if (which == Parked::kOldest) break;
+  }
+  return is_any;
+}
+
+}  // namespace hakmem
