@@ -53,7 +53,7 @@ struct HugeView {
 };
 
 struct ThreadCacheView {
-  bool is_thread;                    // false: the cache that serves what ended threads still do
+  bool is_thread;                    // false: what ended threads left, or the cache that serves what they still do
   uint32_t listed[kSlabClassCount];  // objects waiting, by class
 };
 

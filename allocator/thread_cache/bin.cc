@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "allocator/thread_cache/internal.h"
-#include "allocator/thread_cache/lifetime.h"
 
 namespace hakmem {
 namespace {
@@ -142,20 +141,14 @@ void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* bloc
   return_by<put_run>(cache, size_class, blocks, count);
 }
 
-void check_bins(const ThreadCache* own) {
+void check_bins(const ThreadCache* cache) {
   for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
     auto check = [size_class](Block* block) {
       // Null: a sample.
       if (block != nullptr && !is_block_of(slab_of(block), size_class, block)) free_inside(block);
     };
-    auto check_bin = [&](const ThreadCache* cache) {
-      std::for_each(cache->bins[size_class].top, cache->bottom(size_class), check);
-    };
-    check_bin(own);
-    if (has_other_threads()) continue;
-    heap.pool.visit_blocks(size_class, check);
-    for (const ThreadCache* cache = first_registered_cache(); cache != nullptr; cache = cache->next_registered)
-      if (cache->use.load(std::memory_order_relaxed) == ThreadCache::Use::kParked) check_bin(cache);
+    std::for_each(cache->bins[size_class].top, cache->bottom(size_class), check);
+    if (!has_other_threads()) heap.pool.visit_blocks(size_class, check);
   }
 }
 

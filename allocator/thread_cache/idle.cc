@@ -104,6 +104,7 @@ void release_idle(ThreadCache* cache) {
     if (cache->next_to_look_at < kSizeClassCount) continue;
     cache->next_to_look_at = 0;
     cache->age = heap.age();
+    release_parked(cache, Parked::kIdle);
     cache->most_big_bytes = std::clamp(kBigBytesOfAll / std::max(thread_count(), 1u), kLeastBigBytes, kBigBytes);
     return;
   }

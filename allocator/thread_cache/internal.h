@@ -97,9 +97,9 @@ inline void put_into_bin(ThreadCache* cache, Slab* slab, Block* block) {
 // What is no block of the class, or has come back already, is a misuse of the past.
 void return_to_slabs(ThreadCache* cache, uint32_t size_class, Block* const* blocks, uint32_t count);
 
-// Says what is no block in the bins of the thread, the caller's, and, if there is no other
-// thread, in the pool and in what ended threads left.
-HAKMEM_COLD void check_bins(const ThreadCache* own);
+// Says what is no block in the bins of the thread, the caller's, and in the pool if
+// there is no other thread.
+HAKMEM_COLD void check_bins(const ThreadCache* cache);
 
 // The same for a slab that somebody else owns, or nobody; `owner_word` is what it said.
 void give_back(ThreadCache* cache, Slab* slab, Block* block, uintptr_t owner_word);
@@ -122,6 +122,9 @@ void collect_remote(ThreadCache* cache, Slab* slab);
 
 // Returns an owned slab without live blocks, in no list, to its superslab.
 void retire(ThreadCache* cache, Slab* slab);
+
+// Gives up the available and the sleeping slabs of a class.
+void let_go_of_waiting(ThreadCache* cache, ClassState& state);
 
 // Gives up an owned, settled slab that is in no list: retired, pooled or unowned.
 void let_go(ThreadCache* cache, Slab* slab);
@@ -152,14 +155,17 @@ void flush(ThreadCache* cache);
 
 // -- caches of ended threads, see parked.cc --------------------------------------------------------
 
-// Leaves the cache of a thread that ends as it is; false where enough are. By the thread.
-bool park(ThreadCache* cache) HAKMEM_REQUIRES(registry_lock);
+// Gives up slabs that are more than a parked cache may have. By the thread that ends, before park().
+void make_fit_to_park(ThreadCache* cache);
 
-// For a thread that starts; null when none is parked.
-ThreadCache* take_parked() HAKMEM_REQUIRES(registry_lock);
+// Leaves the cache of a thread that ends as it is; false where enough are. By the thread, on that processor.
+bool park(ThreadCache* cache, int processor) HAKMEM_REQUIRES(registry_lock);
 
-// Flushes the one that was parked longest, those that were parked more than a second ago, or all. Whether there
-// was any. Where no bin, slab or list of the caller's is half changed; `own` is the caller's cache.
+// For a thread that starts on that processor; null when none is parked.
+ThreadCache* take_parked(int processor) HAKMEM_REQUIRES(registry_lock);
+
+// Flushes the one that was parked longest, whenever or if it was more than a second ago, or all. Whether there was
+// any. Where no bin, slab or list of the caller's is half changed; `own` is the caller's cache.
 enum class Parked : uint8_t { kOldest, kIdle, kAll };
 HAKMEM_COLD bool release_parked(const ThreadCache* own, Parked which);
 

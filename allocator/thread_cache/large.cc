@@ -33,16 +33,20 @@ LargeAllocation allocate_units(size_t bytes, size_t alignment, uint32_t shard) {
   return {reinterpret_cast<void*>(slab->start), slab->zeroed};
 }
 
+LargeAllocation allocate_huge(size_t bytes, size_t alignment, uint32_t shard) {
+  if (bytes > kMaxAddressBytes || alignment > kMaxAddressBytes) return {nullptr, false};
+  heap.decay(shard);
+  auto [address, zeroed] = heap.allocate_huge(bytes, alignment, shard);
+  return {address, zeroed};
+}
+
 LargeAllocation allocate_with(ThreadCache* cache, size_t bytes, size_t alignment) {
+  look_for_idle(cache);
   bool is_large = bytes <= kMaxLargeBytes && alignment <= kMaxLargeAlignment;
-  LargeAllocation result{nullptr, false};
-  if (is_large) {
-    result = allocate_units(bytes, alignment, cache->shard);
-  } else if (bytes <= kMaxAddressBytes && alignment <= kMaxAddressBytes) {
-    heap.decay(cache->shard);
-    auto [address, zeroed] = heap.allocate_huge(bytes, alignment, cache->shard);
-    result = {address, zeroed};
-  }
+  auto allocate_any = is_large ? allocate_units : allocate_huge;
+  LargeAllocation result = allocate_any(bytes, alignment, cache->shard);
+  if (result.address == nullptr && release_parked(cache, Parked::kAll))
+    result = allocate_any(bytes, alignment, cache->shard);
   if (result.address == nullptr) {
     cache->counters.count<metrics::Metric::kOutOfMemory>();
     errno = ENOMEM;

@@ -144,23 +144,27 @@ void after_fork_in_child() {
   unlock_all();
 }
 
-ThreadCache* take_cache() HAKMEM_REQUIRES(registry_lock) {
-  if (ThreadCache* cache = take_parked(); cache != nullptr) return cache;
+// A thread that starts looks at its classes anew.
+ThreadCache* as_new(ThreadCache* cache) {
+  cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
+  cache->age = heap.age();
+  cache->next_to_look_at = 0;
+  return cache;
+}
+
+ThreadCache* take_cache(int processor) HAKMEM_REQUIRES(registry_lock) {
+  if (ThreadCache* cache = take_parked(processor); cache != nullptr) return cache;
   for (ThreadCache* cache = registered_caches.load(std::memory_order_relaxed); cache != nullptr;
        cache = cache->next_registered)
-    if (cache->use.load(std::memory_order_relaxed) == ThreadCache::Use::kFree) {
-      cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
-      return cache;
-    }
+    if (cache->use.load(std::memory_order_relaxed) == ThreadCache::Use::kFree) return as_new(cache);
   // Fresh metadata is zero, as the slots of bins have to be.
   void* memory = heap.arena.allocate_metadata(sizeof(ThreadCache) + kBinSlots * sizeof(Block*));
   if (memory == nullptr) return nullptr;
   auto* slots = reinterpret_cast<Block**>(static_cast<char*>(memory) + sizeof(ThreadCache));
   auto* cache = new (memory) ThreadCache(slots);
   cache->shard = ++caches_created;
-  cache->use.store(ThreadCache::Use::kThread, std::memory_order_relaxed);
   Registry<>::add(registered_caches, cache);
-  return cache;
+  return as_new(cache);
 }
 
 void flush_bins(ThreadCache* cache) {
@@ -185,6 +189,12 @@ void let_go_of_all(ThreadCache* cache, SlabList& slabs) {
 
 }  // namespace
 
+void let_go_of_waiting(ThreadCache* cache, ClassState& state) {
+  let_go_of_all(cache, state.available);
+  state.available_count = state.sleeping_count = state.least_available = 0;
+  let_go_of_all(cache, state.sleeping);
+}
+
 void flush(ThreadCache* cache) {
   if constexpr (has(Mitigation::kDelayedReuse)) flush_quarantine(cache);
   flush_bins(cache);
@@ -192,9 +202,7 @@ void flush(ThreadCache* cache) {
     ClassState& state = cache->classes[size_class];
     if (!state.is_used) continue;
     if (state.current != nullptr) let_go_of_current(cache, state);
-    let_go_of_all(cache, state.available);
-    state.available_count = state.sleeping_count = state.least_available = 0;
-    let_go_of_all(cache, state.sleeping);
+    let_go_of_waiting(cache, state);
     state.taken = 0;
     state.refilled_at = 0;
     state.has_overflowed = false;
@@ -212,15 +220,18 @@ void end_thread() {
   // What still comes, libc's own last frees and destructors that asked for even
   // more rounds, finds an ended thread and uses the late cache.
   thread_state = {const_cast<ThreadCache*>(&empty_cache), ThreadPhase::kExited};
+  make_fit_to_park(cache);
+  int processor = current_processor();
   // The next thread with this cache takes it under the lock, and sees it as it was left.
   registry_lock.lock();
-  if (!park(cache)) {
+  if (!park(cache, processor)) {
     registry_lock.unlock();
     flush(cache);
     registry_lock.lock();
     cache->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
   }
-  set_threads_running(threads_running.load(std::memory_order_relaxed) - 1);
+  // None where a signal handler forked right before, and this is the child.
+  if (uint32_t count = threads_running.load(std::memory_order_relaxed); count != 0) set_threads_running(count - 1);
   registry_lock.unlock();
   errno = saved_errno;
 }
@@ -262,6 +273,9 @@ void adopt_orphan(ThreadCache* cache, Slab* slab) {
 // What is wrong and was not looked at in time: see return_to_slabs().
 [[gnu::destructor]] void check_at_exit() {
   if (thread_state.phase != ThreadPhase::kRunning) return;
+  uint32_t own = 0;  // locks; exit() in a signal handler may have interrupted what holds them
+  for (uint32_t rank = 0; rank < kLocks; ++rank) own |= uint32_t{lock_of(rank)->is_mine()};
+  if (own == 0) release_parked(thread_state.cache, Parked::kAll);
   check_bins(thread_state.cache);
   if constexpr (has(Mitigation::kDelayedReuse)) check_quarantine(thread_state.cache);
 }
@@ -275,6 +289,7 @@ ThreadCache* start_thread() {
   bool is_first = false;
   ThreadCache* cache = nullptr;
   uint64_t seed = random_secret();
+  int processor = current_processor();
   {
     LockGuard guard(registry_lock);
     if (!secrets_drawn) {
@@ -282,15 +297,13 @@ ThreadCache* start_thread() {
       link_secret = random_secret();
       free_key = random_secret() | 1;
     }
-    cache = take_cache();
+    cache = take_cache(processor);
     if (cache != nullptr) {
       set_threads_running(threads_running.load(std::memory_order_relaxed) + 1);
       is_first = !process_started;
       process_started = true;
       if (is_first) heap.superslabs.prime();
       cache->random = RandomGenerator(seed);
-      cache->age = heap.age();
-      cache->next_to_look_at = 0;
       cache->counters.follow_sink(cache->shard);
       // Under the lock: a child that a signal handler forks finds the cache taken and
       // this thread its user, or neither.
@@ -319,10 +332,10 @@ ThreadCache* start_thread() {
 }
 
 void flush_thread_cache() {
-  if (thread_state.phase != ThreadPhase::kRunning) return;
-  flush(thread_state.cache);
+  bool has_cache = thread_state.phase == ThreadPhase::kRunning;
+  if (has_cache) flush(thread_state.cache);
   release_parked(thread_state.cache, Parked::kAll);
-  drain_pool(thread_state.cache, Drain::kAll);
+  if (has_cache) drain_pool(thread_state.cache, Drain::kAll);
 }
 
 void adopt_orphans(ThreadCache* cache) {

@@ -5,16 +5,16 @@
 // processors wait for each other's cache lines. So a few caches stay as they are, and a thread that starts takes the
 // one that was parked last on the processor where it runs (docs/measurements.md, Threads that come and go).
 //
-// What a parked cache holds serves nobody meanwhile. So whoever needs a new slab has the cache that was parked longest
-// emptied first, and once a second those go that no thread took.
-#include "allocator/platform/process.h"
+// What a parked cache holds serves nobody meanwhile, and what others free into its slabs comes back when it is emptied.
+// So it is bounded; whoever needs a new slab has the cache that was parked longest emptied first, and one that was
+// parked for more than a second goes when a thread looks for what it uses no more.
 #include "allocator/thread_cache/internal.h"
 
 namespace hakmem {
 namespace {
 
 constexpr uint32_t kMaxParked = 8;
-constexpr uint32_t kIdleSeconds = 2;  // more than one has gone by then
+constexpr size_t kMaxParkedBytes = 16 * kMiB;  // in the slabs of each
 
 // Through ThreadCache::next_parked, the newest first.
 constinit ThreadCache* parked_caches HAKMEM_GUARDED_BY(registry_lock) = nullptr;
@@ -35,17 +35,35 @@ ThreadCache* take_oldest(Parked which) {
   if (parked_caches == nullptr) return nullptr;
   ThreadCache** link = &parked_caches;
   while ((*link)->next_parked != nullptr) link = &(*link)->next_parked;
-  if (which == Parked::kIdle && heap.age() - (*link)->age < kIdleSeconds) return nullptr;
+  if (which == Parked::kIdle && heap.age() - (*link)->parked_at < kSecondsBetweenLooks) return nullptr;
   return take_out(link);
+}
+
+size_t slab_bytes(const ThreadCache* cache) {
+  size_t bytes = 0;
+  for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
+    const ClassState& state = cache->classes[size_class];
+    bytes += size_t{state.available_count + state.sleeping_count} * kClassShapes[size_class].units * kUnitBytes;
+  }
+  return bytes;
 }
 
 }  // namespace
 
-bool park(ThreadCache* cache) {
+void make_fit_to_park(ThreadCache* cache) {
+  size_t bytes = slab_bytes(cache);
+  for (uint32_t size_class = 0; bytes > kMaxParkedBytes; ++size_class) {
+    ClassState& state = cache->classes[size_class];
+    bytes -= size_t{state.available_count + state.sleeping_count} * kClassShapes[size_class].units * kUnitBytes;
+    let_go_of_waiting(cache, state);
+  }
+}
+
+bool park(ThreadCache* cache, int processor) {
   uint32_t count = parked_count.load(std::memory_order_relaxed);
   if (count == kMaxParked) return false;
-  cache->age = heap.age();
-  cache->parked_on = current_processor();
+  cache->parked_at = heap.age();
+  cache->parked_on = processor;
   cache->next_parked = parked_caches;
   cache->use.store(ThreadCache::Use::kParked, std::memory_order_relaxed);
   parked_caches = cache;
@@ -53,9 +71,8 @@ bool park(ThreadCache* cache) {
   return true;
 }
 
-ThreadCache* take_parked() {
+ThreadCache* take_parked(int processor) {
   if (parked_caches == nullptr) return nullptr;
-  int processor = current_processor();
   for (ThreadCache** link = &parked_caches; *link != nullptr; link = &(*link)->next_parked)
     if ((*link)->parked_on == processor) return take_out(link);
   return take_out(&parked_caches);
@@ -70,7 +87,7 @@ bool release_parked(const ThreadCache* own, Parked which) {
     flush(cache);
     LockGuard guard(registry_lock);
     cache->use.store(ThreadCache::Use::kFree, std::memory_order_relaxed);
-    if (which == Parked::kOldest) break;
+    if (which != Parked::kAll) break;
   }
   return is_any;
 }

@@ -139,9 +139,8 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     slab = woken_sleeper(state);
   state.least_available = std::min(state.least_available, state.available_count);
   if (slab == nullptr) {
-    do {
-      slab = heap.pool.take(size_class, cache->tag());
-    } while (slab == nullptr && release_parked(cache, Parked::kOldest));
+    slab = heap.pool.take(size_class, cache->tag());
+    if (slab == nullptr && release_parked(cache, Parked::kOldest)) slab = heap.pool.take(size_class, cache->tag());
     if (slab != nullptr) {
       ++state.taken;
       if (!is_shared(size_class)) cache->counters.count<metrics::Metric::kSlabAdoptions>();
@@ -153,7 +152,10 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     return {slab, RefillSource::OtherSlab};
   }
   adopt_orphans(cache);
-  slab = heap.take_span(kClassShapes[size_class].units, SlabState::Current, size_class, cache->shard);
+  uint32_t units = kClassShapes[size_class].units;
+  slab = heap.take_span(units, SlabState::Current, size_class, cache->shard);
+  if (slab == nullptr && release_parked(cache, Parked::kAll))
+    slab = heap.take_span(units, SlabState::Current, size_class, cache->shard);
   // Relaxed: no other thread knows a block of this slab yet.
   if (slab != nullptr) {
     ++state.taken;
@@ -211,10 +213,7 @@ Batch refill(ThreadCache* cache, uint32_t size_class, uint32_t limit) {
     if (is_kept || !abandon(cache, exhausted)) place(cache, exhausted);
   }
   heap.decay(cache->shard);
-  if (heap.is_drain_due()) {
-    drain_pool(cache, Drain::kIdle);
-    release_parked(cache, Parked::kIdle);
-  }
+  if (heap.is_drain_due()) drain_pool(cache, Drain::kIdle);
   NextSlab next = next_slab(cache, state, size_class);
   if (next.slab == nullptr) return {0, next.source};
   state.current = next.slab;

@@ -119,6 +119,7 @@ struct alignas(64) ThreadCache {
   [[no_unique_address]] std::conditional_t<kBuild.exact_counts, ExactCounts, NoExactCounts> exact{};
 
   ThreadCache* next_parked = nullptr;      // while it is parked; under the lock of the registry
+  uint32_t parked_at = 0;                  // the age of the heap; the same
   int parked_on = 0;                       // the processor; the same
   ThreadCache* next_registered = nullptr;  // in the registry of all caches; written under its lock
   [[no_unique_address]] Quarantine<has(Mitigation::kDelayedReuse)> quarantine{};  // of what it freed lately

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <barrier>
+#include <utility>
 #include <vector>
 
 #include "allocator/api/allocator.h"
@@ -109,6 +110,29 @@ TEST_F(ParkedTest, NoMoreThanAFew) {
   test::run_threads(kMany, [](uint32_t) { use(10); });
   EXPECT_GT(count_parked(), 0u);
   EXPECT_LE(count_parked(), 8u);
+}
+
+TEST_F(ParkedTest, WithFewSlabs) {
+  constexpr size_t kSizes[] = {512, 400, 304};
+  constexpr size_t kEach = 12 * kMiB;  // more than 16 MiB in all
+  std::vector<void*> blocks;
+  for (size_t bytes : kSizes)
+    for (size_t i = 0; i < kEach / bytes; ++i) blocks.push_back(allocate(bytes));
+  ThreadCache* cache = nullptr;
+  run_in_thread([&] {
+    // Each slab is the thread's with the first of its blocks that it frees.
+    for (size_t i = 0; i < blocks.size(); i += 8) free(std::exchange(blocks[i], nullptr));
+    cache = thread_state.cache;
+  });
+  ASSERT_EQ(cache->use.load(), ThreadCache::Use::kParked);
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < kSizeClassCount; ++i) {
+    const ClassState& state = cache->classes[i];
+    bytes += (state.available_count + state.sleeping_count) * kClassShapes[i].units * kUnitBytes;
+  }
+  EXPECT_LE(bytes, 16 * kMiB);
+  EXPECT_GT(bytes, 0u);
+  for (void* block : blocks) free(block);
 }
 
 TEST_F(ParkedTest, NotForLong) {
