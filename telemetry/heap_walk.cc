@@ -64,13 +64,13 @@ constexpr size_t kMaxRestingChunks = 2048;  // of 64; those beyond do not rest
 
 // Who walks has it: one thread at a time.
 struct Known {
+  KnownSuperslab unkept;  // for what there is no memory for
   MappedArray<KnownSuperslab, kMaxKnownChunks> superslabs;
   MappedArray<RestingSlabs, kMaxRestingChunks> resting;
-  SlabTotals sum;         // of what rests
-  uint32_t forgotten;     // how often, see forget_walks()
-  KnownSuperslab unkept;  // for what there is no memory for
+  SlabTotals sum;  // of what rests
   uint64_t walks;
   uint64_t superslab_count;  // in the last walk
+  uint32_t forgotten;        // how often, see forget_walks()
 };
 constinit Known known{};
 

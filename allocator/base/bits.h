@@ -21,8 +21,10 @@ constexpr uintptr_t align_down(uintptr_t value, size_t alignment) { return value
 // Index of the highest set bit; `value` is not 0.
 constexpr uint32_t log2_floor(uint64_t value) { return 63 - static_cast<uint32_t>(__builtin_clzll(value)); }
 
-// `count` ones from bit `first` on; count is 1 to 64.
-constexpr uint64_t bit_run(uint32_t first, uint32_t count) { return ~uint64_t{0} >> (64 - count) << first; }
+// `count` ones from bit `first` on, up to 64.
+constexpr uint64_t bit_run(uint32_t first, uint32_t count) {
+  return ((count < 64 ? uint64_t{1} << count : 0) - 1) << first;
+}
 
 // Mask of the bits at which a run of `count` ones starts in `bits`.
 constexpr uint64_t run_starts(uint64_t bits, uint32_t count) {

@@ -32,11 +32,11 @@ ThreadCache* take_out(ThreadCache** link) HAKMEM_REQUIRES(registry_lock) {
 // The one that was parked longest, if it is to go; else null.
 ThreadCache* take_oldest(Parked which) {
   LockGuard guard(registry_lock);
-  if (parked_caches == nullptr) return nullptr;
-  ThreadCache** link = &parked_caches;
-  while ((*link)->next_parked != nullptr) link = &(*link)->next_parked;
-  if (which == Parked::kIdle && heap.age() - (*link)->parked_at < kSecondsBetweenLooks) return nullptr;
-  return take_out(link);
+  ThreadCache** oldest = nullptr;
+  for (ThreadCache** link = &parked_caches; *link != nullptr; link = &(*link)->next_parked) oldest = link;
+  if (oldest == nullptr) return nullptr;
+  if (which == Parked::kIdle && heap.age() - (*oldest)->parked_at < kSecondsBetweenLooks) return nullptr;
+  return take_out(oldest);
 }
 
 size_t slab_bytes(const ThreadCache* cache) {
@@ -72,10 +72,12 @@ bool park(ThreadCache* cache, int processor) {
 }
 
 ThreadCache* take_parked(int processor) {
-  if (parked_caches == nullptr) return nullptr;
-  for (ThreadCache** link = &parked_caches; *link != nullptr; link = &(*link)->next_parked)
-    if ((*link)->parked_on == processor) return take_out(link);
-  return take_out(&parked_caches);
+  ThreadCache** best = nullptr;
+  for (ThreadCache** link = &parked_caches; *link != nullptr; link = &(*link)->next_parked) {
+    if (best == nullptr || (*link)->parked_on == processor) best = link;
+    if ((*link)->parked_on == processor) break;
+  }
+  return best == nullptr ? nullptr : take_out(best);
 }
 
 bool release_parked(const ThreadCache* own, Parked which) {
