@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "allocator/base/environment.h"
+#include "allocator/platform/clock.h"
 #include "telemetry/heap_profile.h"
 #include "telemetry/process_account.h"
 #include "telemetry/publisher.h"
@@ -23,10 +24,13 @@ constexpr uint64_t kMaxProcessCost = 1 * kMillisecond;
 constexpr uint64_t kProcessRetry = 60 * kSecond;
 constexpr uint64_t kBytesToLook = 512 * 1024;  // of slabs, large and huge blocks
 constexpr uint64_t kScrapeHold = 15 * kSecond;
+// The clock is asked no sooner again: some 10 to 20 ms. A look at the ticks costs a sixth of it.
+constexpr uint64_t kTicksBetweenLooks = 1 << 25;
 
 struct State {
   std::atomic<bool> held;
   std::atomic<uint64_t> next_publish;  // CLOCK_MONOTONIC; written by the holder
+  std::atomic<uint64_t> looked_at;     // in ticks(), at the clock; any thread
   uint64_t next_process_try;           // holder only
   std::atomic<uint64_t> taken_bytes;   // before there is a page; any thread
   // In a page of its own that the kernel clears in a forked child; null where
@@ -69,9 +73,21 @@ void make_page_if_busy() {
   release_page();
 }
 
+[[gnu::always_inline]] inline bool is_epoch_wiped() {
+  std::atomic<uint32_t>* epoch = state.epoch.load(std::memory_order_acquire);  // pairs with prepare_fork_detection()
+  return epoch != nullptr && epoch->load(std::memory_order_relaxed) == 0;
+}
+
+bool is_publication_due() {
+  uint64_t now = ticks();
+  if (now - state.looked_at.load(std::memory_order_relaxed) < kTicksBetweenLooks) return false;
+  state.looked_at.store(now, std::memory_order_relaxed);
+  return coarse_now() >= state.next_publish.load(std::memory_order_relaxed);
+}
+
 // The least that each transition costs.
 bool has_something_to_do(uint64_t bytes) {
-  if (forked_unnoticed()) return true;
+  if (is_epoch_wiped()) return true;
   switch (page_home()) {
     case PageHome::Refused: return false;
     case PageHome::None: {  // most processes end before the first look
@@ -79,9 +95,22 @@ bool has_something_to_do(uint64_t bytes) {
       return before / kBytesToLook != (before + bytes) / kBytesToLook;
     }
     case PageHome::File:
-    case PageHome::Private: return coarse_now() >= state.next_publish.load(std::memory_order_relaxed);
+    case PageHome::Private: return is_publication_due();
   }
   return false;
+}
+
+// Apart, so that a look that finds nothing to do saves no register for it.
+[[gnu::noinline]] void work_on_transition() {
+  int saved_errno = errno;
+  if (forked_unnoticed()) on_fork_child();
+  if (page_home() == PageHome::None) {
+    make_page_if_busy();
+  } else if (try_acquire_page()) {
+    publish_on_transition(coarse_now());
+    release_page();
+  }
+  errno = saved_errno;
 }
 
 }  // namespace
@@ -101,10 +130,7 @@ void prepare_fork_detection() {
   state.epoch.store(epoch, std::memory_order_release);
 }
 
-bool forked_unnoticed() {
-  std::atomic<uint32_t>* epoch = state.epoch.load(std::memory_order_acquire);
-  return epoch != nullptr && epoch->load(std::memory_order_relaxed) == 0;
-}
+bool forked_unnoticed() { return is_epoch_wiped(); }
 
 bool try_acquire_page() {
   bool was_writer = is_writer;  // a signal handler may ask in the middle of the work
@@ -129,16 +155,9 @@ void release_page() {
 }
 
 bool on_transition(size_t bytes) {
-  if (!has_something_to_do(bytes)) return false;
-  int saved_errno = errno;
-  if (forked_unnoticed()) on_fork_child();
-  if (page_home() == PageHome::None) {
-    make_page_if_busy();
-  } else if (try_acquire_page()) {
-    publish_on_transition(coarse_now());
-    release_page();
-  }
-  errno = saved_errno;
+  if (!has_something_to_do(bytes)) [[likely]]
+    return false;
+  work_on_transition();
   return true;
 }
 
