@@ -36,18 +36,19 @@ class SharedPool {
     LockGuard guard(lock_);
     slab->state = SlabState::Pooled;
     if (!SlabWords<Slab>::put_into_pool(*slab, slab->used)) return false;
-    SlabList& list = lists_[slab->size_class];
-    is_shared || slab->shape().block_bytes <= kNewestFirstBytes ? list.push_front(slab) : list.push_back(slab);
-    counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) + 1,
-                                    std::memory_order_relaxed);
+    Class& pooled = classes_[slab->size_class];
+    bool is_next = is_shared || slab->shape().block_bytes <= kNewestFirstBytes;
+    is_next ? pooled.slabs.push_front(slab) : pooled.slabs.push_back(slab);
+    pooled.slab_count.store(pooled.slab_count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     return true;
   }
 
   // A slab for `new_owner` to refill from; null when there is none.
   Slab* take(uint32_t size_class, uintptr_t new_owner) {
-    if (counts_[size_class].load(std::memory_order_relaxed) == 0) return nullptr;
+    Class& pooled = classes_[size_class];
+    if (pooled.slab_count.load(std::memory_order_relaxed) == 0) return nullptr;
     LockGuard guard(lock_);
-    Slab* slab = lists_[size_class].pop_front();
+    Slab* slab = pooled.slabs.pop_front();
     if (slab == nullptr) return nullptr;
     forget(slab);
     SlabWords<Slab>::take_from_pool(*slab, new_owner);
@@ -59,7 +60,7 @@ class SharedPool {
   bool take_if_empty(Slab* slab) {
     LockGuard guard(lock_);
     if (!SlabWords<Slab>::is_emptied(*slab, [slab] { return slab->used; })) return false;
-    lists_[slab->size_class].remove(slab);
+    classes_[slab->size_class].slabs.remove(slab);
     forget(slab);
     // Who comes second, with the other of the last two frees, finds no pooled slab.
     SlabWords<Slab>::take_from_pool(*slab, owner::kFree);
@@ -70,18 +71,18 @@ class SharedPool {
   // more room for a class that many threads share; of one none while another thread is here, whose
   // refills all come here: they have other ways to be freed.
   uint32_t give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count, bool is_shared) {
-    Blocks& pooled = blocks_[size_class];
+    Class& pooled = classes_[size_class];
     const uint32_t most = most_blocks(size_class, is_shared);
-    if (pooled.count.load(std::memory_order_relaxed) >= most) return 0;
+    if (pooled.block_count.load(std::memory_order_relaxed) >= most) return 0;
     if (!is_shared)
       lock_.lock();
     else if (!lock_.try_lock())
       return 0;
-    uint32_t have = pooled.count.load(std::memory_order_relaxed);
+    uint32_t have = pooled.block_count.load(std::memory_order_relaxed);
     uint32_t room = most - std::min(most, have);
     if (count > room) count = room;
-    memcpy(pooled.blocks + have, blocks, count * sizeof(Block*));
-    pooled.count.store(have + count, std::memory_order_relaxed);
+    memcpy(blocks_[size_class] + have, blocks, count * sizeof(Block*));
+    pooled.block_count.store(have + count, std::memory_order_relaxed);
     lock_.unlock();
     return count;
   }
@@ -89,42 +90,40 @@ class SharedPool {
   // Moves at most `limit` blocks, the last that were given, to where they end at
   // `end`; returns how many.
   uint32_t take_blocks(uint32_t size_class, Block** end, uint32_t limit) {
-    Blocks& pooled = blocks_[size_class];
-    if (pooled.count.load(std::memory_order_relaxed) == 0) return 0;
+    Class& pooled = classes_[size_class];
+    if (pooled.block_count.load(std::memory_order_relaxed) == 0) return 0;
     LockGuard guard(lock_);
-    uint32_t have = pooled.count.load(std::memory_order_relaxed);
+    uint32_t have = pooled.block_count.load(std::memory_order_relaxed);
     uint32_t count = have < limit ? have : limit;
-    memcpy(end - count, pooled.blocks + have - count, count * sizeof(Block*));
-    pooled.count.store(have - count, std::memory_order_relaxed);
+    memcpy(end - count, blocks_[size_class] + have - count, count * sizeof(Block*));
+    pooled.block_count.store(have - count, std::memory_order_relaxed);
     pooled.was_taken_from.store(true, std::memory_order_relaxed);
     return count;
   }
 
   // True when blocks are pooled that nobody took from since the last call.
   bool has_idle_blocks(uint32_t size_class) {
-    Blocks& pooled = blocks_[size_class];
+    Class& pooled = classes_[size_class];
     return !pooled.was_taken_from.exchange(false, std::memory_order_relaxed) &&
-           pooled.count.load(std::memory_order_relaxed) != 0;
+           pooled.block_count.load(std::memory_order_relaxed) != 0;
   }
 
   uint32_t pooled_blocks(uint32_t size_class) const {
-    return blocks_[size_class].count.load(std::memory_order_relaxed);
+    return classes_[size_class].block_count.load(std::memory_order_relaxed);
   }
 
   // Whether the block is pooled; a guess while others give and take.
   __attribute__((no_sanitize("thread"))) bool has_block(uint32_t size_class,
                                                         const Block* block) const HAKMEM_NO_THREAD_ANALYSIS {
-    const Blocks& pooled = blocks_[size_class];
-    for (uint32_t i = 0; i < pooled.count.load(std::memory_order_relaxed); ++i)
-      if (pooled.blocks[i] == block) return true;
+    for (uint32_t i = 0; i < pooled_blocks(size_class); ++i)
+      if (blocks_[size_class][i] == block) return true;
     return false;
   }
 
   // The blocks that wait here, while no other thread runs.
   template <class Visit>
   void visit_blocks(uint32_t size_class, Visit visit) const HAKMEM_NO_THREAD_ANALYSIS {
-    const Blocks& pooled = blocks_[size_class];
-    for (uint32_t i = 0; i < pooled.count.load(std::memory_order_relaxed); ++i) visit(pooled.blocks[i]);
+    for (uint32_t i = 0; i < pooled_blocks(size_class); ++i) visit(blocks_[size_class][i]);
   }
 
   RankedLock& lock() { return lock_; }
@@ -133,9 +132,9 @@ class SharedPool {
   bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS {
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
       uint32_t count = 0;
-      for (Slab* slab = lists_[size_class].first(); slab != nullptr; slab = slab->next, ++count)
+      for (Slab* slab = classes_[size_class].slabs.first(); slab != nullptr; slab = slab->next, ++count)
         if (slab->state != SlabState::Pooled || slab->size_class != size_class || !slab->is_consistent()) return false;
-      if (count != counts_[size_class].load(std::memory_order_relaxed)) return false;
+      if (count != classes_[size_class].slab_count.load(std::memory_order_relaxed)) return false;
     }
     return true;
   }
@@ -147,10 +146,13 @@ class SharedPool {
   // they may have had hardly a free block then, and others free into them meanwhile.
   static constexpr size_t kNewestFirstBytes = 1 * kKiB;
 
-  struct Blocks {
-    std::atomic<uint32_t> count{0};           // written under lock_; read first, so that most refills take no lock
+  // What refills read of a class, in a cache line of its own. Apart from the blocks, so that a process that pools
+  // none touches no page of theirs.
+  struct alignas(64) Class {
+    std::atomic<uint32_t> block_count{0};     // written under lock_; read first, so that most refills take no lock
+    std::atomic<uint32_t> slab_count{0};      // the same
     std::atomic<bool> was_taken_from{false};  // since has_idle_blocks() was asked last
-    Block* blocks[kMaxBlocks]{};
+    SlabList slabs;                           // under lock_
   };
 
   static uint32_t most_blocks(uint32_t size_class, bool is_shared) {
@@ -159,15 +161,13 @@ class SharedPool {
   }
 
   void forget(Slab* slab) HAKMEM_REQUIRES(lock_) {
-    counts_[slab->size_class].store(counts_[slab->size_class].load(std::memory_order_relaxed) - 1,
-                                    std::memory_order_relaxed);
+    std::atomic<uint32_t>& count = classes_[slab->size_class].slab_count;
+    count.store(count.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
   }
 
   RankedLock lock_{LockRank::kSharedPool};
-  SlabList lists_[kSizeClassCount] HAKMEM_GUARDED_BY(lock_){};
-  Blocks blocks_[kSizeClassCount]{};
-  std::atomic<uint32_t>
-      counts_[kSizeClassCount]{};  // written under lock_; read first, so that most refills take no lock
+  Class classes_[kSizeClassCount]{};
+  Block* blocks_[kSizeClassCount][kMaxBlocks]{};  // written and moved under lock_
 };
 
 }  // namespace hakmem
