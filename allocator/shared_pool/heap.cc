@@ -2,6 +2,7 @@
 
 namespace hakmem {
 
+constinit SharedPool::Places Heap::pool_places;
 HAKMEM_LARGE_DATA constinit Heap heap;
 
 void Heap::decay_now(uint32_t shard) {

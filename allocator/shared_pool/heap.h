@@ -62,11 +62,13 @@ struct Heap {
   // First what has a pointer for the loader to relocate.
   SuperslabHeap<SystemMemory> superslabs{arena};
   HugeHeap<SystemMemory> huge{arena};
-  PageArena<SystemMemory> arena;
-  SharedPool pool;
+  SharedPool pool{pool_places};
   DecayClock decay_clock;
+  PageArena<SystemMemory> arena;
 
  private:
+  static SharedPool::Places pool_places;
+
   std::atomic<bool> drain_due_{false};
   std::atomic<uint32_t> age_{0};  // written by whoever the clock tells
 };

@@ -28,7 +28,21 @@ class SharedPool {
  public:
   static constexpr uint32_t kMaxBlocks = 1024;  // of a class
 
-  constexpr SharedPool() = default;
+  // What refills read of a class, in a cache line of its own.
+  struct alignas(64) Class {
+    std::atomic<uint32_t> block_count{0};     // written under the lock; read first, so that most refills take no lock
+    std::atomic<uint32_t> slab_count{0};      // the same
+    std::atomic<bool> was_taken_from{false};  // since has_idle_blocks() was asked last
+    SlabList slabs;                           // under the lock
+  };
+  // All zero at first, and large: as a variable of its own it takes no room in the library's file, and a process has
+  // those of its pages that it writes to.
+  struct Places {
+    Class classes[kSizeClassCount]{};
+    Block* blocks[kSizeClassCount][kMaxBlocks]{};  // written and moved under the lock
+  };
+
+  constexpr explicit SharedPool(Places& places) : classes_(places.classes), blocks_(places.blocks) {}
 
   // The caller owns the slab and has settled it. From here on it does not; but
   // when the last of its blocks was freed meanwhile the pool does not take it.
@@ -146,15 +160,6 @@ class SharedPool {
   // they may have had hardly a free block then, and others free into them meanwhile.
   static constexpr size_t kNewestFirstBytes = 1 * kKiB;
 
-  // What refills read of a class, in a cache line of its own. Apart from the blocks, so that a process that pools
-  // none touches no page of theirs.
-  struct alignas(64) Class {
-    std::atomic<uint32_t> block_count{0};     // written under lock_; read first, so that most refills take no lock
-    std::atomic<uint32_t> slab_count{0};      // the same
-    std::atomic<bool> was_taken_from{false};  // since has_idle_blocks() was asked last
-    SlabList slabs;                           // under lock_
-  };
-
   static uint32_t most_blocks(uint32_t size_class, bool is_shared) {
     size_t blocks = (is_shared ? kMaxSharedBytes : kMaxBytes) / kClassShapes[size_class].block_bytes;
     return static_cast<uint32_t>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
@@ -166,8 +171,8 @@ class SharedPool {
   }
 
   RankedLock lock_{LockRank::kSharedPool};
-  Class classes_[kSizeClassCount]{};
-  Block* blocks_[kSizeClassCount][kMaxBlocks]{};  // written and moved under lock_
+  Class* const classes_;
+  Block* (*const blocks_)[kMaxBlocks];
 };
 
 }  // namespace hakmem

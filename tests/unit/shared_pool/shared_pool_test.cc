@@ -29,7 +29,8 @@ class SharedPoolTest : public testing::Test {
 
   uint64_t free_map_[kFreeMapWords]{};  // of all slabs: no block is free
   std::vector<std::unique_ptr<Slab>> slabs_;
-  SharedPool pool_;
+  std::unique_ptr<SharedPool::Places> places_ = std::make_unique<SharedPool::Places>();
+  SharedPool pool_{*places_};
 };
 
 TEST_F(SharedPoolTest, GivesBackWhatItWasGivenByClass) {
