@@ -16,13 +16,6 @@ namespace {
 // keeps up with those that free into its slabs.
 constexpr uint32_t kSleepersToTidy = 2;
 
-// Available slabs of a class that a thread that allocates from it keeps for itself, among several
-// threads, while it does not refill from them; what comes beyond is left to others. Of larger blocks
-// few stand in a slab, and what eight threads keep would be most of the heap.
-constexpr uint32_t kKeptAvailable = 8;
-constexpr uint32_t kKeptAvailableOfLarger = 2;
-constexpr size_t kLargerBlock = 512;  // from more than this on
-
 // Address space of the sleeping slabs of a class that a thread keeps while
 // there are other threads, who may free what is left in them.
 constexpr size_t kKeptSleepingBytes = 8 * kMiB;
@@ -35,8 +28,8 @@ constexpr size_t kKeptAsleepBytes = 1 * kKiB;
 uint32_t kept_available(const ThreadCache* cache, uint32_t size_class) {
   if (is_late(cache) || is_shared(size_class)) return 0;
   if (!has_other_threads()) return UINT32_MAX;
-  if (!cache->classes[size_class].allocates()) return 0;
-  return kClassShapes[size_class].block_bytes > kLargerBlock ? kKeptAvailableOfLarger : kKeptAvailable;
+  const ClassState& state = cache->classes[size_class];
+  return state.allocates() ? state.kept_slabs.limit(size_class) : 0;
 }
 
 // Whether the thread keeps a slab of the class with too few free blocks to refill from. One that only
@@ -291,7 +284,9 @@ void place(ThreadCache* cache, Slab* slab) {
 void let_go_of_available(ThreadCache* cache, ClassState& state) {
   Slab* slab = state.available.last();
   displace(cache, slab);
-  slab->used == 0 ? let_go_empty(cache, slab) : give_to_pool(cache, slab);
+  if (slab->used == 0) return let_go_empty(cache, slab);
+  state.kept_slabs.given();
+  give_to_pool(cache, slab);
 }
 
 uint32_t tidy_class(ThreadCache* cache, uint32_t size_class) {

@@ -139,6 +139,7 @@ NextSlab next_slab(ThreadCache* cache, ClassState& state, uint32_t size_class) {
     slab = woken_sleeper(state);
   state.least_available = std::min(state.least_available, state.available_count);
   if (slab == nullptr) {
+    state.kept_slabs.taken(size_class);
     slab = heap.pool.take(size_class, cache->tag());
     if (slab == nullptr && release_parked(cache, Parked::kOldest)) slab = heap.pool.take(size_class, cache->tag());
     if (slab != nullptr) {

@@ -20,6 +20,7 @@
 #include "allocator/platform/random.h"
 #include "allocator/superslab/slab.h"
 #include "allocator/thread_cache/bin.h"
+#include "allocator/thread_cache/kept_slabs.h"
 #include "allocator/thread_cache/quarantine.h"
 
 namespace hakmem {
@@ -53,6 +54,7 @@ struct ClassState {
   uint32_t sleeping_count = 0;
   uint32_t taken = 0;  // slabs that refills took from elsewhere, less those with free blocks that it turned away from
   uint32_t least_available = 0;       // of available_count when refills took another slab, since release_idle() looked
+  KeptSlabs kept_slabs;               // how many available ones, while there are other threads
   uint32_t bin_limit = 0;             // blocks that the bin may hold for now: its capacity at most
   int32_t to_send_home = -kSentHome;  // of other threads' blocks the next so many; negative: they stay here before
   bool has_overflowed = false;        // the bin, since the last refill
