@@ -24,7 +24,7 @@ constexpr uint64_t kMaxProcessCost = 1 * kMillisecond;
 constexpr uint64_t kProcessRetry = 60 * kSecond;
 constexpr uint64_t kBytesToLook = 512 * 1024;  // of slabs, large and huge blocks
 constexpr uint64_t kScrapeHold = 15 * kSecond;
-// The clock is asked no sooner again: some 10 to 20 ms. A look at the ticks costs a sixth of it.
+// The clock is asked no sooner again: some 10 to 20 ms. Most transitions look at the ticks alone.
 constexpr uint64_t kTicksBetweenLooks = 1 << 25;
 
 struct State {
@@ -44,6 +44,15 @@ struct State {
 HAKMEM_STARTUP_DATA constinit State state{};
 // The calling thread is at work on the page, in the middle of which a signal handler may fork.
 constinit thread_local bool is_writer = false;
+
+}  // namespace
+
+bool forked_unnoticed() {
+  std::atomic<uint32_t>* epoch = state.epoch.load(std::memory_order_acquire);  // pairs with prepare_fork_detection()
+  return epoch != nullptr && epoch->load(std::memory_order_relaxed) == 0;
+}
+
+namespace {
 
 uint64_t coarse_now() { return clock_nanoseconds(CLOCK_MONOTONIC_COARSE); }
 
@@ -73,21 +82,9 @@ void make_page_if_busy() {
   release_page();
 }
 
-[[gnu::always_inline]] inline bool is_epoch_wiped() {
-  std::atomic<uint32_t>* epoch = state.epoch.load(std::memory_order_acquire);  // pairs with prepare_fork_detection()
-  return epoch != nullptr && epoch->load(std::memory_order_relaxed) == 0;
-}
-
-bool is_publication_due() {
-  uint64_t now = ticks();
-  if (now - state.looked_at.load(std::memory_order_relaxed) < kTicksBetweenLooks) return false;
-  state.looked_at.store(now, std::memory_order_relaxed);
-  return coarse_now() >= state.next_publish.load(std::memory_order_relaxed);
-}
-
 // The least that each transition costs.
 bool has_something_to_do(uint64_t bytes) {
-  if (is_epoch_wiped()) return true;
+  if (forked_unnoticed()) return true;
   switch (page_home()) {
     case PageHome::Refused: return false;
     case PageHome::None: {  // most processes end before the first look
@@ -95,22 +92,29 @@ bool has_something_to_do(uint64_t bytes) {
       return before / kBytesToLook != (before + bytes) / kBytesToLook;
     }
     case PageHome::File:
-    case PageHome::Private: return is_publication_due();
+    case PageHome::Private: return ticks() - state.looked_at.load(std::memory_order_relaxed) >= kTicksBetweenLooks;
   }
   return false;
 }
 
-// Apart, so that a look that finds nothing to do saves no register for it.
-[[gnu::noinline]] void work_on_transition() {
+// Apart, for the transitions that find nothing to do to stay short. Whether counters may have moved.
+[[gnu::noinline]] bool work_on_transition() {
+  uint64_t now = coarse_now();
+  bool is_forked = forked_unnoticed();
+  if (!is_forked && page_home() != PageHome::None) {
+    state.looked_at.store(ticks(), std::memory_order_relaxed);
+    if (now < state.next_publish.load(std::memory_order_relaxed)) return false;
+  }
   int saved_errno = errno;
-  if (forked_unnoticed()) on_fork_child();
+  if (is_forked) on_fork_child();
   if (page_home() == PageHome::None) {
     make_page_if_busy();
   } else if (try_acquire_page()) {
-    publish_on_transition(coarse_now());
+    publish_on_transition(now);
     release_page();
   }
   errno = saved_errno;
+  return true;
 }
 
 }  // namespace
@@ -129,8 +133,6 @@ void prepare_fork_detection() {
   epoch->store(1, std::memory_order_relaxed);
   state.epoch.store(epoch, std::memory_order_release);
 }
-
-bool forked_unnoticed() { return is_epoch_wiped(); }
 
 bool try_acquire_page() {
   bool was_writer = is_writer;  // a signal handler may ask in the middle of the work
@@ -154,12 +156,7 @@ void release_page() {
   is_writer = false;
 }
 
-bool on_transition(size_t bytes) {
-  if (!has_something_to_do(bytes)) [[likely]]
-    return false;
-  work_on_transition();
-  return true;
-}
+bool on_transition(size_t bytes) { return has_something_to_do(bytes) && work_on_transition(); }
 
 void publish_now() {
   if (!acquire_page()) return;

@@ -25,7 +25,7 @@ void publish_now();
 void on_fork_child();
 
 // Whether this process is a child that did not go through on_fork_child.
-HAKMEM_COLD bool forked_unnoticed();
+bool forked_unnoticed();
 
 // The right to touch the page and the publisher. try_ once, or wait for at most
 // 100 ms; the holder never waits for anything itself.

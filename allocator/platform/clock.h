@@ -1,4 +1,5 @@
-// Time: a coarse clock for decay, a fine one for the steps of superslab_refill and the rate of refills.
+// Time: a coarse clock for decay, a fine one for the steps of superslab_refill, the rate of refills and what
+// must not be asked of the clock each time.
 #pragma once
 
 #include <time.h>

@@ -33,7 +33,6 @@ class SharedPool {
     std::atomic<uint32_t> block_count{0};     // written under the lock; read first, so that most refills take no lock
     std::atomic<uint32_t> slab_count{0};      // the same
     std::atomic<bool> was_taken_from{false};  // since has_idle_blocks() was asked last
-    SlabList slabs;                           // under the lock
   };
   // All zero at first, and large: as a variable of its own it takes no room in the library's file, and a process has
   // those of its pages that it writes to.
@@ -42,7 +41,7 @@ class SharedPool {
     Block* blocks[kSizeClassCount][kMaxBlocks]{};  // written and moved under the lock
   };
 
-  constexpr explicit SharedPool(Places& places) : classes_(places.classes), blocks_(places.blocks) {}
+  constexpr explicit SharedPool(Places& places) : places_(places) {}
 
   // The caller owns the slab and has settled it. From here on it does not; but
   // when the last of its blocks was freed meanwhile the pool does not take it.
@@ -50,19 +49,20 @@ class SharedPool {
     LockGuard guard(lock_);
     slab->state = SlabState::Pooled;
     if (!SlabWords<Slab>::put_into_pool(*slab, slab->used)) return false;
-    Class& pooled = classes_[slab->size_class];
+    Class& pooled = places_.classes[slab->size_class];
     bool is_next = is_shared || slab->shape().block_bytes <= kNewestFirstBytes;
-    is_next ? pooled.slabs.push_front(slab) : pooled.slabs.push_back(slab);
+    SlabList& list = lists_[slab->size_class];
+    is_next ? list.push_front(slab) : list.push_back(slab);
     pooled.slab_count.store(pooled.slab_count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     return true;
   }
 
   // A slab for `new_owner` to refill from; null when there is none.
   Slab* take(uint32_t size_class, uintptr_t new_owner) {
-    Class& pooled = classes_[size_class];
+    Class& pooled = places_.classes[size_class];
     if (pooled.slab_count.load(std::memory_order_relaxed) == 0) return nullptr;
     LockGuard guard(lock_);
-    Slab* slab = pooled.slabs.pop_front();
+    Slab* slab = lists_[size_class].pop_front();
     if (slab == nullptr) return nullptr;
     forget(slab);
     SlabWords<Slab>::take_from_pool(*slab, new_owner);
@@ -74,7 +74,7 @@ class SharedPool {
   bool take_if_empty(Slab* slab) {
     LockGuard guard(lock_);
     if (!SlabWords<Slab>::is_emptied(*slab, [slab] { return slab->used; })) return false;
-    classes_[slab->size_class].slabs.remove(slab);
+    lists_[slab->size_class].remove(slab);
     forget(slab);
     // Who comes second, with the other of the last two frees, finds no pooled slab.
     SlabWords<Slab>::take_from_pool(*slab, owner::kFree);
@@ -85,7 +85,7 @@ class SharedPool {
   // more room for a class that many threads share; of one none while another thread is here, whose
   // refills all come here: they have other ways to be freed.
   uint32_t give_blocks(uint32_t size_class, Block* const* blocks, uint32_t count, bool is_shared) {
-    Class& pooled = classes_[size_class];
+    Class& pooled = places_.classes[size_class];
     const uint32_t most = most_blocks(size_class, is_shared);
     if (pooled.block_count.load(std::memory_order_relaxed) >= most) return 0;
     if (!is_shared)
@@ -95,7 +95,7 @@ class SharedPool {
     uint32_t have = pooled.block_count.load(std::memory_order_relaxed);
     uint32_t room = most - std::min(most, have);
     if (count > room) count = room;
-    memcpy(blocks_[size_class] + have, blocks, count * sizeof(Block*));
+    memcpy(places_.blocks[size_class] + have, blocks, count * sizeof(Block*));
     pooled.block_count.store(have + count, std::memory_order_relaxed);
     lock_.unlock();
     return count;
@@ -104,12 +104,12 @@ class SharedPool {
   // Moves at most `limit` blocks, the last that were given, to where they end at
   // `end`; returns how many.
   uint32_t take_blocks(uint32_t size_class, Block** end, uint32_t limit) {
-    Class& pooled = classes_[size_class];
+    Class& pooled = places_.classes[size_class];
     if (pooled.block_count.load(std::memory_order_relaxed) == 0) return 0;
     LockGuard guard(lock_);
     uint32_t have = pooled.block_count.load(std::memory_order_relaxed);
     uint32_t count = have < limit ? have : limit;
-    memcpy(end - count, blocks_[size_class] + have - count, count * sizeof(Block*));
+    memcpy(end - count, places_.blocks[size_class] + have - count, count * sizeof(Block*));
     pooled.block_count.store(have - count, std::memory_order_relaxed);
     pooled.was_taken_from.store(true, std::memory_order_relaxed);
     return count;
@@ -117,27 +117,27 @@ class SharedPool {
 
   // True when blocks are pooled that nobody took from since the last call.
   bool has_idle_blocks(uint32_t size_class) {
-    Class& pooled = classes_[size_class];
+    Class& pooled = places_.classes[size_class];
     return !pooled.was_taken_from.exchange(false, std::memory_order_relaxed) &&
            pooled.block_count.load(std::memory_order_relaxed) != 0;
   }
 
   uint32_t pooled_blocks(uint32_t size_class) const {
-    return classes_[size_class].block_count.load(std::memory_order_relaxed);
+    return places_.classes[size_class].block_count.load(std::memory_order_relaxed);
   }
 
   // Whether the block is pooled; a guess while others give and take.
   __attribute__((no_sanitize("thread"))) bool has_block(uint32_t size_class,
                                                         const Block* block) const HAKMEM_NO_THREAD_ANALYSIS {
     for (uint32_t i = 0; i < pooled_blocks(size_class); ++i)
-      if (blocks_[size_class][i] == block) return true;
+      if (places_.blocks[size_class][i] == block) return true;
     return false;
   }
 
   // The blocks that wait here, while no other thread runs.
   template <class Visit>
   void visit_blocks(uint32_t size_class, Visit visit) const HAKMEM_NO_THREAD_ANALYSIS {
-    for (uint32_t i = 0; i < pooled_blocks(size_class); ++i) visit(blocks_[size_class][i]);
+    for (uint32_t i = 0; i < pooled_blocks(size_class); ++i) visit(places_.blocks[size_class][i]);
   }
 
   RankedLock& lock() { return lock_; }
@@ -146,9 +146,9 @@ class SharedPool {
   bool is_consistent() const HAKMEM_NO_THREAD_ANALYSIS {
     for (uint32_t size_class = 0; size_class < kSizeClassCount; ++size_class) {
       uint32_t count = 0;
-      for (Slab* slab = classes_[size_class].slabs.first(); slab != nullptr; slab = slab->next, ++count)
+      for (Slab* slab = lists_[size_class].first(); slab != nullptr; slab = slab->next, ++count)
         if (slab->state != SlabState::Pooled || slab->size_class != size_class || !slab->is_consistent()) return false;
-      if (count != classes_[size_class].slab_count.load(std::memory_order_relaxed)) return false;
+      if (count != places_.classes[size_class].slab_count.load(std::memory_order_relaxed)) return false;
     }
     return true;
   }
@@ -166,13 +166,13 @@ class SharedPool {
   }
 
   void forget(Slab* slab) HAKMEM_REQUIRES(lock_) {
-    std::atomic<uint32_t>& count = classes_[slab->size_class].slab_count;
+    std::atomic<uint32_t>& count = places_.classes[slab->size_class].slab_count;
     count.store(count.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
   }
 
   RankedLock lock_{LockRank::kSharedPool};
-  Class* const classes_;
-  Block* (*const blocks_)[kMaxBlocks];
+  SlabList lists_[kSizeClassCount] HAKMEM_GUARDED_BY(lock_){};
+  Places& places_;
 };
 
 }  // namespace hakmem

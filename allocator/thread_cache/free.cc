@@ -65,16 +65,17 @@ void let_go_empty(ThreadCache* cache, Slab* slab) {
   retire(cache, slab);
 }
 
-// Leaves a settled, part-full slab in no list to whoever refills from the class next.
-void give_to_pool(ThreadCache* cache, Slab* slab) {
+// Leaves a settled, part-full slab in no list to whoever refills from the class next. False when it was empty by then.
+bool give_to_pool(ThreadCache* cache, Slab* slab) {
   slab->set_countdown(kNoThreshold);
   count_let_go(cache->classes[slab->size_class]);
   bool is_given = heap.pool.give(slab, is_shared(slab->size_class));
   slab->superslab->mark_changed();
-  if (is_given) return;
+  if (is_given) return true;
   // The last of its blocks came back in between.
   collect_remote(cache, slab);
   retire(cache, slab);
+  return false;
 }
 
 // Leaves the slab that has been available longest to others, if there are more than the thread
@@ -82,7 +83,7 @@ void give_to_pool(ThreadCache* cache, Slab* slab) {
 void trim_available(ThreadCache* cache, uint32_t size_class) {
   ClassState& state = cache->classes[size_class];
   if (state.available_count <= kept_available(cache, size_class)) return;
-  let_go_of_available(cache, state);
+  if (let_go_of_available(cache, state)) state.kept_slabs.given();
 }
 
 // May read a list that others change meanwhile: a link is followed only
@@ -281,12 +282,12 @@ void place(ThreadCache* cache, Slab* slab) {
   }
 }
 
-void let_go_of_available(ThreadCache* cache, ClassState& state) {
+bool let_go_of_available(ThreadCache* cache, ClassState& state) {
   Slab* slab = state.available.last();
   displace(cache, slab);
-  if (slab->used == 0) return let_go_empty(cache, slab);
-  state.kept_slabs.given();
-  give_to_pool(cache, slab);
+  if (slab->used != 0) return give_to_pool(cache, slab);
+  let_go_empty(cache, slab);
+  return false;
 }
 
 uint32_t tidy_class(ThreadCache* cache, uint32_t size_class) {
@@ -375,8 +376,10 @@ void retire(ThreadCache* cache, Slab* slab) {
 void let_go(ThreadCache* cache, Slab* slab) {
   collect_remote(cache, slab);
   if (slab->used == 0) return retire(cache, slab);
-  if (!slab->is_exhausted()) return give_to_pool(cache, slab);
-  if (!abandon(cache, slab)) let_go(cache, slab);
+  if (!slab->is_exhausted())
+    give_to_pool(cache, slab);
+  else if (!abandon(cache, slab))
+    let_go(cache, slab);
 }
 
 void let_go_of_current(ThreadCache* cache, ClassState& state) {

@@ -52,6 +52,7 @@ uint32_t let_go_of_slabs(ThreadCache* cache, ClassState& state) {
   returned += let_go_of_some(cache, state.available, state.available_count);
   returned += let_go_of_some(cache, state.sleeping, state.sleeping_count);
   state.taken = std::min(state.taken, state.available_count + state.sleeping_count);
+  state.kept_slabs = {};
   return returned;
 }
 

@@ -139,8 +139,8 @@ void place(ThreadCache* cache, Slab* slab);
 // how many blocks had come back to them.
 uint32_t tidy_class(ThreadCache* cache, uint32_t size_class);
 
-// Leaves the slab that has been available longest to others.
-void let_go_of_available(ThreadCache* cache, ClassState& state);
+// Leaves the slab that has been available longest to others, if it is not empty. Whether it went there.
+bool let_go_of_available(ThreadCache* cache, ClassState& state);
 
 // Marks a settled slab in no list unowned. False when a remote free came in
 // between: then the caller owns a slab, settled and collected, and has to place

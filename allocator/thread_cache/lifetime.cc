@@ -205,6 +205,7 @@ void flush(ThreadCache* cache) {
     let_go_of_waiting(cache, state);
     state.taken = 0;
     state.refilled_at = 0;
+    state.kept_slabs = {};
     state.has_overflowed = false;
     state.is_used = false;
   }

@@ -17,8 +17,8 @@ ROWS = (
 )  # fmt: skip
 
 
-# What hakmem's telemetry does once a second, and not by the call: no part of what a call costs, and under valgrind,
-# which is slow, it comes far too often.
+# What hakmem's telemetry does by the clock (before there is a stats page, by each 512 KiB of fresh memory), and not by
+# the call: no part of what a call costs, and under valgrind, which is slow, it comes far too often.
 BY_THE_CLOCK = "hakmem::telemetry::(anonymous namespace)::work_on_transition("
 
 

@@ -222,7 +222,8 @@ TEST(KeptSlabs, GrowByRowsOfLargerBlocks) {
   EXPECT_EQ(row(3, 100, larger), KeptSlabs::kOfLarger + 4);
   for (int i = 0; i < 6; ++i) row(1, 1, larger);
   EXPECT_EQ(kept.limit(larger), KeptSlabs::kOfLarger);
-  EXPECT_EQ(row(1000, 1000, larger) * kClassShapes[larger].units * kUnitBytes / KeptSlabs::kMostBytes, 1u);
+  const size_t slab_bytes = kClassShapes[larger].units * kUnitBytes;
+  EXPECT_EQ(row(1000, 1000, larger), KeptSlabs::kOfLarger + KeptSlabs::kMostBytes / slab_bytes);
   kept = {};
   EXPECT_EQ(row(100, 100, small), KeptSlabs::kOfSmall);
 }
