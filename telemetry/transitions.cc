@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "allocator/base/environment.h"
-#include "allocator/platform/clock.h"
+#include "allocator/metrics/step_timer.h"
 #include "telemetry/heap_profile.h"
 #include "telemetry/process_account.h"
 #include "telemetry/publisher.h"
