@@ -15,7 +15,7 @@ import tempfile
 import time
 
 import account
-from processes import DemoError, Processes
+from processes import ENDING_SIGNALS, DemoError, Processes
 from servers import LIBRARY, ROOT, Prometheus, Redis, check_installed
 from workload import MIB, Workload
 
@@ -165,9 +165,6 @@ def parse_arguments():
     return options
 
 
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 def stop(number, _):
     """The first signal ends the demo; a second one must not leave half of its processes behind."""
     ignore_signals()
@@ -175,13 +172,13 @@ def stop(number, _):
 
 
 def ignore_signals():
-    for number in HANDLED:
+    for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def main():
     options = parse_arguments()
-    for number in HANDLED:
+    for number in ENDING_SIGNALS:
         signal.signal(number, stop)
     status = 0
     with tempfile.TemporaryDirectory(prefix="hakmem-demo-") as folder:

@@ -5,6 +5,7 @@ which then stops the children in order; should the demo be killed outright, the
 kernel kills them (PR_SET_PDEATHSIG).
 """
 
+import contextlib
 import ctypes
 import errno
 import http.client
@@ -17,6 +18,7 @@ import urllib.error
 import urllib.request
 
 PR_SET_PDEATHSIG = 1
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_SECONDS = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,6 +58,16 @@ def http_get(url, timeout=5.0):
         raise OSError(f"{url}: {error!r}") from None
 
 
+@contextlib.contextmanager
+def ending_signals_held_back():
+    """Signals that end the demo come after this. Yields the mask of before."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class Processes:
     """Starts processes and, as a context manager, stops all of them."""
 
@@ -74,28 +86,32 @@ class Processes:
 
     def start(self, name, arguments, environment=None):
         """Starts a process with its output in a log of the temporary folder."""
+        # A signal in the middle would leave a process that stop_all() does not know.
+        with ending_signals_held_back() as mask:
+            process = self._start(name, arguments, environment or {}, mask)
+            self._running.append((name, process))
+        return process
+
+    def _start(self, name, arguments, environment, signal_mask):
         parent = os.getpid()
 
         def die_with_parent():
+            signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
 
-        merged = dict(os.environ)
         # Nothing that the caller's shell preloads or asks of hakmem reaches the children by accident.
-        for variable in [key for key in merged if key == "LD_PRELOAD" or key.startswith("HAKMEM_")]:
-            del merged[variable]
-        merged.update(environment or {})
+        merged = {key: value for key, value in os.environ.items()
+                  if key != "LD_PRELOAD" and not key.startswith("HAKMEM_")} | environment
         try:
             with open(self.log_path(name), "wb") as log:
-                process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=merged,
-                                           start_new_session=True, preexec_fn=die_with_parent)
+                return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=merged,
+                                        start_new_session=True, preexec_fn=die_with_parent)
         except FileNotFoundError:
             raise DemoError(f"{arguments[0]} is not installed") from None
         except OSError as error:
             raise DemoError(f"cannot start {name}: {error.strerror}") from None
-        self._running.append((name, process))
-        return process
 
     def last_words(self, name):
         """The last line that a process wrote."""

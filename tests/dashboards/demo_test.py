@@ -12,11 +12,13 @@ import sys
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DEMO = os.path.join(ROOT, "dashboards", "demo", "demo.py")
 sys.path.insert(0, os.path.dirname(DEMO))
 
+from processes import Processes  # noqa: E402
 from servers import LIBRARY  # noqa: E402
 
 library = LIBRARY
@@ -127,6 +129,29 @@ class Demo:
         for stream in (self.process.stdout, self.process.stderr):
             stream.close()
         self.temporary.cleanup()
+
+
+class ProcessesTest(unittest.TestCase):
+    def test_a_signal_while_a_process_starts(self):
+        """It comes when the process is known, and so is stopped."""
+        class Ended(Exception):
+            pass
+
+        def end(*_):
+            raise Ended
+
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, end))
+        started = []
+
+        def interrupted(*arguments, _start=subprocess.Popen, **options):
+            started.append(_start(*arguments, **options))
+            os.kill(os.getpid(), signal.SIGHUP)
+            return started[0]
+
+        with tempfile.TemporaryDirectory() as folder, mock.patch("subprocess.Popen", interrupted):
+            with self.assertRaises(Ended), Processes(folder) as processes:
+                processes.start("sleep", ["sleep", "60"])
+        self.assertEqual([process.returncode for process in started], [-signal.SIGTERM])
 
 
 class DemoTest(unittest.TestCase):
