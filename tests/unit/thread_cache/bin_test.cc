@@ -14,6 +14,7 @@
 #include "allocator/thread_cache/lifetime.h"
 #include "allocator/thread_cache/thread_cache.h"
 #include "tests/unit/support/accounts.h"
+#include "tests/unit/support/blocks.h"
 #include "tests/unit/support/build.h"
 #include "tests/unit/support/counters.h"
 #include "tests/unit/support/shadow_heap.h"
@@ -22,24 +23,15 @@
 namespace hakmem {
 namespace {
 
+using test::allocate_many;
+using test::free_all;
+using test::in_bin;
 using test::LiveCounts;
 using test::OtherThread;
 using test::run_in_thread;
+using test::slab_of_block;
 
-std::vector<void*> allocate_many(size_t count, size_t bytes) {
-  std::vector<void*> blocks;
-  for (size_t i = 0; i < count; ++i) blocks.push_back(allocate(bytes));
-  return blocks;
-}
-
-void free_all(std::vector<void*>& blocks) {
-  for (void* block : blocks) free(block);
-  blocks.clear();
-}
-
-Slab* slab_of(void* block) { return heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->head(); }
-uintptr_t owner_of(void* block) { return slab_of(block)->owner.load(); }
-uint32_t in_bin(size_t bytes) { return thread_state.cache->blocks_in_bin(size_class_of(bytes)); }
+uintptr_t owner_of(void* block) { return slab_of_block(block)->owner.load(); }
 
 class BinTest : public testing::Test {
  protected:
@@ -223,7 +215,7 @@ class WanderingSlabTest : public BinTest {
     {
       OtherThread owner([&] { rest_ = allocate_many(2 * kFreed, kBytes); });
       owner_ = &owner;
-      slab_ = slab_of(rest_[0]);
+      slab_ = slab_of_block(rest_[0]);
       for (uint32_t i = 0; i < kFreed; ++i) {
         free(rest_.back());
         rest_.pop_back();
@@ -305,7 +297,7 @@ TEST_F(WanderingSlabTest, AdoptedByAThirdThatAllocatesFromIt) {
     owner_->run(flush_thread_cache);
     third_.run([&] {
       rest_.push_back(allocate(kBytes));
-      EXPECT_EQ(slab_of(rest_.back()), slab_);
+      EXPECT_EQ(slab_of_block(rest_.back()), slab_);
       EXPECT_EQ(slab_->owner.load(), thread_state.cache->tag());
     });
   });
@@ -359,7 +351,7 @@ TEST_F(BinTest, AThreadThatPassesOnKeepsNoSlab) {
   auto first =
       std::find_if(blocks.begin(), blocks.end(), [](void* block) { return owner_of(block) == owner::kUnowned; });
   ASSERT_NE(first, blocks.end());
-  Slab* slab = slab_of(*first);
+  Slab* slab = slab_of_block(*first);
   free(*first);
   blocks.erase(first);
   EXPECT_EQ(slab->owner.load(), owner::kPooled);

@@ -9,6 +9,7 @@
 #include "allocator/thread_cache/lifetime.h"
 #include "allocator/thread_cache/thread_cache.h"
 #include "tests/unit/support/accounts.h"
+#include "tests/unit/support/blocks.h"
 #include "tests/unit/support/counters.h"
 #include "tests/unit/support/shadow_heap.h"
 #include "tests/unit/support/threads.h"
@@ -16,19 +17,13 @@
 namespace hakmem {
 namespace {
 
+using test::allocate_many;
+using test::in_bin;
 using test::let_a_second_pass;
 using test::OtherThread;
+using test::state_of;
 
 constexpr size_t kBytes = 512;
-
-uint32_t in_bin(size_t bytes) { return thread_state.cache->blocks_in_bin(size_class_of(bytes)); }
-const ClassState& state_of(size_t bytes) { return thread_state.cache->classes[size_class_of(bytes)]; }
-
-std::vector<void*> allocate_many(size_t count, size_t bytes) {
-  std::vector<void*> blocks;
-  for (size_t i = 0; i < count; ++i) blocks.push_back(allocate(bytes));
-  return blocks;
-}
 
 void use(size_t bytes, size_t count) {
   for (void* block : allocate_many(count, bytes)) free(block);

@@ -12,6 +12,7 @@
 #include "allocator/thread_cache/lifetime.h"
 #include "allocator/thread_cache/thread_cache.h"
 #include "tests/unit/support/accounts.h"
+#include "tests/unit/support/blocks.h"
 #include "tests/unit/support/counters.h"
 #include "tests/unit/support/shadow_heap.h"
 #include "tests/unit/support/threads.h"
@@ -19,7 +20,12 @@
 namespace hakmem {
 namespace {
 
+using test::allocate_many;
+using test::free_all;
+using test::in_bin;
 using test::OtherThread;
+using test::slab_of_block;
+using test::state_of;
 
 constexpr size_t kSharedSize = 8 * kKiB;
 
@@ -27,24 +33,10 @@ using Threads = std::array<OtherThread, HugePagePolicy::kFewThreads>;  // and th
 
 class FewThreadsTest : public testing::Test {
  protected:
-  static uint32_t in_bin(size_t bytes) { return thread_state.cache->blocks_in_bin(size_class_of(bytes)); }
-  static ClassState& state_of(size_t bytes) { return thread_state.cache->classes[size_class_of(bytes)]; }
-  static Slab* slab_of_block(void* block) { return heap.superslabs.find(reinterpret_cast<uintptr_t>(block))->head(); }
-
-  static std::vector<void*> allocate_many(size_t count, size_t bytes) {
-    std::vector<void*> blocks;
-    for (size_t i = 0; i < count; ++i) blocks.push_back(allocate(bytes));
-    return blocks;
-  }
-
   // As for the first time.
   static void* allocate_anew(size_t bytes) {
     state_of(bytes).refilled_at = 0;
     return allocate(bytes);
-  }
-
-  static void free_all(const std::vector<void*>& blocks) {
-    for (void* block : blocks) free(block);
   }
 
   FewThreadsTest() {
