@@ -8,7 +8,7 @@
 
 namespace hakmem {
 
-// Of one class of a thread, and that thread's own.
+// Of one class of a thread cache; its thread's own.
 //
 // Few: what eight threads keep would be most of the heap, and of larger blocks few stand in a slab. But a thread that
 // frees all it has and allocates as much again would give its slabs away, take the other threads' for them, and each
@@ -24,7 +24,7 @@ class KeptSlabs {
 
   uint32_t limit(uint32_t size_class) const { return (is_larger(size_class) ? kOfLarger : kOfSmall) + more_; }
 
-  // A part-full slab went to others.
+  // A part-full slab went to others, as there were more than the limit.
   void given() {
     if (taken_ != 0) {
       if (taken_ < kRow && more_ > 0) --more_;
